@@ -1,0 +1,5 @@
+//! Configuration: from YAML text to a `Config` that is valid by construction.
+
+pub mod resolved;
+
+pub use resolved::*;
