@@ -46,11 +46,48 @@ impl TwoChoices {
         if load_a.in_flight == 0 && load_b.in_flight == 0 {
             return false;
         }
-        let cost = |load: Load, other: u32| u64::from(load.in_flight + 1) * self.weight(other);
+        let cost = |load: Load, other: u32| (u64::from(load.in_flight) + 1) * self.weight(other);
         cost(load_b, a) < cost(load_a, b)
     }
 
     fn weight(&self, endpoint: u32) -> u64 {
         self.weights.get(endpoint as usize).map_or(1, |&weight| u64::from(weight))
+    }
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use outrigger_sdk::testing::conformance::{self, Claims};
+    use outrigger_sdk::testing::{Harness, endpoint, endpoints};
+
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        let claims = Claims::none().weighted().load_aware().retries_elsewhere();
+        conformance::assert::<TwoChoices>("{}", &claims);
+    }
+
+    #[test]
+    fn takes_the_less_loaded_of_two() {
+        let mut harness = Harness::<TwoChoices>::new("{}");
+        harness.update(endpoints(2));
+        harness.set_in_flight(0, 3);
+        harness.set_in_flight(1, 2);
+        assert_eq!(harness.tally(100), [0, 100]);
+    }
+
+    #[test]
+    fn load_counts_for_the_weight() {
+        let mut harness = Harness::<TwoChoices>::new("{}");
+        harness.update(vec![endpoint("10.0.0.1:80").with_weight(10), endpoint("10.0.0.2:80")]);
+        harness.set_in_flight(0, 5);
+        harness.set_in_flight(1, 1);
+        assert_eq!(harness.tally(100), [100, 0]);
+    }
+
+    #[test]
+    fn refuses_settings() {
+        assert!(Harness::<TwoChoices>::try_new(r#"{"choices": 3}"#).is_err());
     }
 }

@@ -19,6 +19,8 @@
 //! ```
 
 mod balancer;
+mod claims;
+mod drive;
 mod native;
 mod report;
 mod router;
