@@ -55,7 +55,7 @@ impl TwoChoices {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
 mod tests {
     use outrigger_sdk::testing::conformance::{self, Claims};
     use outrigger_sdk::testing::{Harness, endpoint, endpoints};
