@@ -1,1 +1,5 @@
-
+pub mod clock;
+pub mod config;
+pub mod head;
+pub mod policy;
+pub mod snapshot;
