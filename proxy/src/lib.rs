@@ -1,1 +1,6 @@
-
+pub mod clock;
+pub mod config;
+pub mod head;
+pub mod logging;
+pub mod metrics;
+pub mod snapshot;
