@@ -1,5 +1,6 @@
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod head;
 pub mod logging;
 pub mod metrics;
