@@ -1,6 +1,7 @@
 //! Control.
 
 pub mod publish;
+pub mod registry;
 
 #[cfg(test)]
 mod fixtures;
