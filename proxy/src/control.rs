@@ -2,6 +2,7 @@
 
 pub mod publish;
 pub mod registry;
+pub mod watch;
 
 #[cfg(test)]
 mod fixtures;
