@@ -1,0 +1,3 @@
+//! The program's verbs, one file each.
+
+pub mod check;
