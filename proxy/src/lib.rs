@@ -1,3 +1,11 @@
 //! Outrigger: a sidecar proxy whose balancing and routing policies are WebAssembly components.
 
+pub mod clock;
 pub mod config;
+pub mod control;
+pub mod head;
+pub mod link;
+pub mod logging;
+pub mod metrics;
+pub mod policy;
+pub mod snapshot;

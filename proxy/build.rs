@@ -1,0 +1,131 @@
+//! Builds the first-party policies for the Wasm target and puts them inside the program.
+//!
+//! A nested cargo builds every crate in `policies/`; wit-component turns each module into a component; the program
+//! includes them by a generated table. Its own target directory keeps the nested cargo from waiting for ours.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::{env, fs};
+
+use wit_component::ComponentEncoder;
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("building the policies in policies/: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    for input in ["policies", "sdk/src", "sdk/wit", "sdk/Cargo.toml", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+    let policies = policies(&root.join("policies"))?;
+    if !policies.is_empty() {
+        ensure_target()?;
+        build_modules(&root, &out, &policies)?;
+    }
+    let mut table = String::new();
+    for policy in &policies {
+        let component = componentize(&out, policy)?;
+        table += &format!("    (\"{policy}\", include_bytes!({:?})),\n", component.display().to_string());
+    }
+    fs::write(out.join("builtin.rs"), format!("const BUILTIN: &[(&str, &[u8])] = &[\n{table}];\n"))?;
+    Ok(())
+}
+
+/// Names of the crates in `policies/`, sorted: the directory's name is the policy's.
+fn policies(dir: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.join("Cargo.toml").is_file() {
+            names.extend(path.file_name().and_then(|n| n.to_str()).map(str::to_owned));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn build_modules(root: &Path, out: &Path, policies: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut cargo = Command::new(env::var("CARGO")?);
+    cargo.current_dir(root).args(["build", "--profile", "policy", "--target", TARGET, "--lib"]);
+    cargo.arg("--target-dir").arg(out.join("policies"));
+    for policy in policies {
+        cargo.args(["-p", &package(root, policy)?]);
+    }
+    if root.join("Cargo.lock").is_file() {
+        cargo.arg("--locked");
+    }
+    // What is meant for the host: flags such as `-C target-cpu=native`, wrappers such as clippy's, and directories.
+    for variable in HOST_ONLY {
+        cargo.env_remove(variable);
+    }
+    let status = cargo.status()?;
+    if status.success() { Ok(()) } else { Err(format!("cargo build for {TARGET}: {status}").into()) }
+}
+
+/// The package's name as its manifest has it.
+fn package(root: &Path, policy: &str) -> Result<String, Box<dyn Error>> {
+    let manifest = root.join("policies").join(policy).join("Cargo.toml");
+    let text = fs::read_to_string(&manifest)?;
+    let name = text.lines().find_map(|line| line.trim().strip_prefix("name = \"")?.strip_suffix('"'));
+    name.map(str::to_owned).ok_or_else(|| format!("{} names no package", manifest.display()).into())
+}
+
+fn componentize(out: &Path, policy: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
+    let file = format!("{}.wasm", package(&root, policy)?.replace('-', "_"));
+    let module = out.join("policies").join(TARGET).join("policy").join(file);
+    let bytes = fs::read(&module).map_err(|e| format!("{}: {e}", module.display()))?;
+    let component = ComponentEncoder::default().validate(true).module(&bytes)?.encode();
+    let path = out.join(format!("{policy}.component.wasm"));
+    fs::write(&path, component.map_err(|e| format!("{policy}: {e:#}"))?)?;
+    Ok(path)
+}
+
+/// Looks for the target's standard library, and installs it where rustup can.
+fn ensure_target() -> Result<(), Box<dyn Error>> {
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let installed = || {
+        let query = ["--print", "target-libdir", "--target", TARGET];
+        let answer = Command::new(&rustc).args(query).output().ok()?;
+        let dir = PathBuf::from(String::from_utf8(answer.stdout).ok()?.trim());
+        fs::read_dir(dir).ok()?.next().map(|_| ())
+    };
+    if installed().is_some() {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", TARGET]);
+    if let Ok(toolchain) = env::var("RUSTUP_TOOLCHAIN") {
+        rustup.args(["--toolchain", &toolchain]);
+    }
+    let added = rustup.status().is_ok_and(|status| status.success());
+    if added && installed().is_some() {
+        return Ok(());
+    }
+    Err(format!("the Rust target {TARGET} is missing. Run: rustup target add {TARGET}").into())
+}
+
+const TARGET: &str = "wasm32-unknown-unknown";
+const HOST_ONLY: [&str; 10] = [
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CARGO_BUILD_TARGET",
+    "CARGO_BUILD_TARGET_DIR",
+    "CARGO_TARGET_DIR",
+    "CLIPPY_ARGS",
+    "RUSTDOCFLAGS",
+];

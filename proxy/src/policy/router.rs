@@ -1,0 +1,135 @@
+//! A router at work: owned by one worker, asked once per request of the routes it serves.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::bindings::{router, state};
+use super::compiled::{Compiled, Interests, Setup};
+use super::decision::{Decision, checked};
+use super::instance::{Guest, configured, lowered, shortened};
+use super::refusal::{Failure, Refusal};
+use crate::head::RequestFacts;
+use crate::snapshot::Digest;
+
+/// One instance of a policy with the backends it may name. After a `Failure` it is finished: retire it.
+pub struct RouterInstance {
+    guest: Guest,
+    exports: router::Guest,
+    state: Option<state::Guest>,
+    compiled: Arc<Compiled>,
+    interests: Interests,
+    backends: usize,
+    /// The head of the request in hand, copied so that the request itself can be lent to the guest meanwhile.
+    method: String,
+    path: String,
+    authority: String,
+}
+
+/// The facts of one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RouteContext {
+    pub hash: u64,
+    pub random: u64,
+    /// Of `clock::now_ns`.
+    pub now: u64,
+}
+
+impl RouterInstance {
+    pub(super) fn start(
+        compiled: &Arc<Compiled>,
+        setup: &Setup<'_>,
+        backends: &[String],
+    ) -> Result<Self, Refusal> {
+        let indices = compiled.router_indices()?;
+        let mut guest = Guest::start(compiled, setup)?;
+        let load = |e: wasmtime::Error| Refusal::Mismatch { message: format!("{e:#}") };
+        let exports = indices.load(&mut guest.store, &guest.instance).map_err(load)?;
+        let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &guest.instance));
+        let state = state.transpose().map_err(load)?;
+        let names: Vec<&str> = backends.iter().map(String::as_str).collect();
+        let answer =
+            guest.call_slowly("configure", |store| exports.call_configure(store, lowered(setup), &names));
+        let interests = configured(answer)?;
+        Ok(Self {
+            guest,
+            exports,
+            state,
+            compiled: Arc::clone(compiled),
+            interests,
+            backends: backends.len(),
+            method: String::new(),
+            path: String::new(),
+            authority: String::new(),
+        })
+    }
+
+    pub fn digest(&self) -> Digest {
+        self.compiled.digest()
+    }
+
+    pub fn compiled(&self) -> &Arc<Compiled> {
+        &self.compiled
+    }
+
+    pub fn interests(&self) -> Interests {
+        self.interests
+    }
+
+    /// Decides for one request, which is lent to the guest and given back.
+    pub fn route(
+        &mut self,
+        request: Box<RequestFacts>,
+        ctx: RouteContext,
+    ) -> (Box<RequestFacts>, Result<Decision, Failure>) {
+        fill(&mut self.method, request.head.method());
+        fill(&mut self.path, request.head.path());
+        fill(&mut self.authority, request.head.authority());
+        self.guest.store.data_mut().request = Some(request);
+        let head = router::Head { method: &self.method, path: &self.path, authority: &self.authority };
+        let RouteContext { hash, random, now } = ctx;
+        let lowered = router::Context { hash, random, now };
+        let answer = self.guest.call("route", |store| self.exports.call_route(store, head, lowered));
+        let request = self.guest.store.data_mut().request.take().unwrap_or_default();
+        (request, answer.and_then(|decision| checked(decision, self.backends)))
+    }
+
+    /// Only for policies interested in ticks.
+    pub fn tick(&mut self, now: u64) -> Result<(), Failure> {
+        self.guest.call("tick", |store| self.exports.call_tick(store, now))
+    }
+
+    /// Empty unless the policy is interested in handing over state.
+    pub fn export_state(&mut self) -> Result<Vec<u8>, Failure> {
+        let state = self.state.as_ref().filter(|_| self.interests.state);
+        self.guest.export_state(state)
+    }
+
+    pub(super) fn import_state(&mut self, bytes: &[u8]) -> Result<Result<(), String>, Failure> {
+        Ok(self.guest.import_state(self.state.as_ref(), bytes)?.map_err(shortened))
+    }
+
+    /// Bytes of linear memory in use.
+    pub fn memory_bytes(&self) -> usize {
+        self.guest.memory_bytes()
+    }
+
+    /// Makes time and randomness repeatable, for checks.
+    pub fn simulate(&mut self, seed: u64, now: u64) {
+        self.guest.simulate(seed, now);
+    }
+}
+
+impl fmt::Debug for RouterInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterInstance")
+            .field("digest", &self.digest())
+            .field("interests", &self.interests)
+            .field("backends", &self.backends)
+            .finish_non_exhaustive()
+    }
+}
+
+fn fill(buffer: &mut String, text: &str) {
+    buffer.clear();
+    buffer.push_str(text);
+}
