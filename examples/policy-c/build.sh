@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles policy.c to a core module, out/policy.core.wasm. CLANG may name another compiler (`zig cc` needs no lld).
+# Compiles policy.c to a core module, out/policy.core.wasm. CLANG may name another clang; lld has to be there.
 # The component is then made by: outrigger policy build --embed load-balancer out/policy.core.wasm
 set -eu
 cd "$(dirname "$0")"
