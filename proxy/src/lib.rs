@@ -1,3 +1,5 @@
+//! Outrigger: a sidecar proxy whose balancing and routing policies are WebAssembly components.
+
 pub mod clock;
 pub mod config;
 pub mod control;
