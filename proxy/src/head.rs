@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 mod field;
 mod parse;
+mod response;
 
-pub use field::Kind;
-pub use parse::{BadHead, Framing, HeadLimits, Progress, content_length, transfer_encoding};
+pub use field::{Kind, list};
+pub use parse::{BadHead, Framing, HeadLimits, Progress, valid_authority};
+pub use response::ResponseHead;
 
 /// A request head. Field order is kept.
 #[derive(Debug, Default, Clone)]

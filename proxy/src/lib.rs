@@ -1,5 +1,9 @@
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod head;
+pub mod link;
+pub mod logging;
+pub mod metrics;
 pub mod policy;
 pub mod snapshot;

@@ -12,8 +12,8 @@ use crate::config::{Config, PolicyUse, ServiceSettings};
 pub mod route;
 pub mod service;
 
-pub use route::{RouteTable, RouteTarget};
-pub use service::{Catalogue, Endpoint, EndpointRecord, EndpointState};
+pub use route::{Route, RouteTable, RouteTarget, Router};
+pub use service::{Catalogue, Endpoint, EndpointRecord, EndpointState, EndpointStatus};
 
 /// One version of the world.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub struct Snapshot {
     /// All pools: first one per service (in name order), then those that routes name by labels.
     pub pools: Vec<Arc<Pool>>,
     /// Service name to the index of its whole pool.
-    pub services: HashMap<Arc<str>, usize>,
-    pub routes: RouteTable,
+    pub services: Arc<HashMap<Arc<str>, usize>>,
+    pub routes: Arc<RouteTable>,
 }
 
 /// A set of endpoints with the balancer that picks among them.

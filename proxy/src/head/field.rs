@@ -53,6 +53,6 @@ impl Kind {
 }
 
 /// Members of a comma-separated field value, without white space (RFC 9110, 5.6.1).
-pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }

@@ -254,7 +254,7 @@ fn partial(buffer: &[u8], limits: HeadLimits) -> Result<Progress, BadHead> {
 }
 
 /// httparse takes LF alone for a line's end (as RFC 9112, 2.2 allows); we do not.
-pub(crate) fn no_bare_lf(bytes: &[u8]) -> Result<(), BadHead> {
+pub(super) fn no_bare_lf(bytes: &[u8]) -> Result<(), BadHead> {
     for at in memchr::memchr_iter(b'\n', bytes) {
         if at == 0 || bytes[at - 1] != b'\r' {
             return Err(BadHead::BareLf);
@@ -264,7 +264,7 @@ pub(crate) fn no_bare_lf(bytes: &[u8]) -> Result<(), BadHead> {
 }
 
 /// Where `part`, a slice of `whole`, lies in it.
-fn span(whole: &[u8], part: &[u8]) -> Range<usize> {
+pub(super) fn span(whole: &[u8], part: &[u8]) -> Range<usize> {
     if part.is_empty() {
         return 0..0;
     }

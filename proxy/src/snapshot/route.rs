@@ -1,1 +1,205 @@
-//! Which route a request takes: a pure lookup.
+//! Which route a request takes: a pure look-up, without allocation.
+//!
+//! Control compiles the table once per change; workers ask it for each request. Routes are tried in the order of the
+//! configuration, and a request that none of them takes goes to the service its authority names. Paths are compared
+//! as received: nothing is decoded and no `..` is resolved, so routes are no access control.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::PolicyRef;
+use crate::config::{HashKey, RouteMatch};
+use crate::head::RequestHead;
+
+/// All routes and the names of all services.
+#[derive(Debug)]
+pub struct RouteTable {
+    routes: Vec<Route>,
+    /// Exact host to the routes that name it, in order.
+    by_host: HashMap<Box<str>, Vec<u32>>,
+    /// Routes that any host, or a wild card, may take; in order.
+    by_pattern: Vec<u32>,
+    services: Arc<HashMap<Arc<str>, usize>>,
+    /// `.mesh.internal`, lower case.
+    domain_suffix: String,
+}
+
+/// One compiled route.
+#[derive(Debug)]
+pub struct Route {
+    /// Unique; also the name of the slot that holds the router's instance.
+    pub name: Arc<str>,
+    pub target: RouteTarget,
+    hosts: Vec<HostPattern>,
+    /// Without a slash at the end; empty: any path.
+    path_prefix: String,
+    any_path: bool,
+    methods: Vec<String>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RouteTarget {
+    /// Index into `Snapshot::pools`.
+    Pool(usize),
+    Router(Router),
+}
+
+/// A policy that decides among backends. `backends` and `backend_names` are parallel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Router {
+    pub policy: PolicyRef,
+    /// Indices into `Snapshot::pools`.
+    pub backends: Vec<usize>,
+    pub backend_names: Arc<[String]>,
+    pub hash_key: HashKey,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum HostPattern {
+    Exact(String),
+    /// With the leading dot.
+    Suffix(String),
+}
+
+impl RouteTable {
+    /// `services` maps names to pool indices, as in the snapshot.
+    pub fn new(routes: Vec<Route>, services: Arc<HashMap<Arc<str>, usize>>, domain: &str) -> Self {
+        let mut by_host: HashMap<Box<str>, Vec<u32>> = HashMap::new();
+        let mut by_pattern = Vec::new();
+        for (index, route) in (0_u32..).zip(&routes) {
+            if route.hosts.is_empty() || route.hosts.iter().any(|h| matches!(h, HostPattern::Suffix(_))) {
+                by_pattern.push(index);
+                continue;
+            }
+            for host in &route.hosts {
+                let HostPattern::Exact(host) = host else { continue };
+                let indices = by_host.entry(host.as_str().into()).or_default();
+                if indices.last() != Some(&index) {
+                    indices.push(index);
+                }
+            }
+        }
+        let domain = domain.trim_matches('.').to_ascii_lowercase();
+        let domain_suffix = if domain.is_empty() { String::new() } else { format!(".{domain}") };
+        Self { routes, by_host, by_pattern, services, domain_suffix }
+    }
+
+    /// The routes that fit the request, in order. A router that says `next` hands on to the one after it.
+    pub fn find<'a>(&'a self, head: &'a RequestHead) -> Candidates<'a> {
+        let host = host_of(head.authority());
+        Candidates {
+            routes: &self.routes,
+            exact: self.by_host.get(host).map_or(&[], Vec::as_slice),
+            pattern: &self.by_pattern,
+            host,
+            head,
+        }
+    }
+
+    /// The pool of the service that an authority names: `web`, `web.<domain>`, with or without port and final dot.
+    pub fn service_of(&self, authority: &str) -> Option<usize> {
+        let host = host_of(authority);
+        let whole = || self.services.get(host);
+        let local = || self.services.get(host.strip_suffix(self.domain_suffix.as_str())?);
+        whole().or_else(local).copied()
+    }
+
+    /// All routes, in order.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The services' names, shared with the snapshot.
+    pub fn services(&self) -> &Arc<HashMap<Arc<str>, usize>> {
+        &self.services
+    }
+}
+
+/// Routes that fit one request, in order.
+#[derive(Debug, Clone)]
+pub struct Candidates<'a> {
+    routes: &'a [Route],
+    exact: &'a [u32],
+    pattern: &'a [u32],
+    host: &'a str,
+    head: &'a RequestHead,
+}
+
+impl<'a> Iterator for Candidates<'a> {
+    type Item = &'a Route;
+
+    /// Merges the two ordered lists; no route is in both.
+    fn next(&mut self) -> Option<&'a Route> {
+        loop {
+            let list = match (self.exact.first(), self.pattern.first()) {
+                (Some(e), Some(p)) if e < p => &mut self.exact,
+                (Some(_), None) => &mut self.exact,
+                _ => &mut self.pattern,
+            };
+            let (&index, rest) = list.split_first()?;
+            *list = rest;
+            let route = self.routes.get(index as usize)?;
+            if route.fits(self.host, self.head) {
+                return Some(route);
+            }
+        }
+    }
+}
+
+impl Route {
+    pub fn new(name: &str, matches: &RouteMatch, target: RouteTarget) -> Self {
+        let prefix = matches.path_prefix.as_deref();
+        Self {
+            name: name.into(),
+            target,
+            hosts: matches.hosts.iter().map(|h| HostPattern::new(h)).collect(),
+            path_prefix: prefix.unwrap_or_default().trim_end_matches('/').to_owned(),
+            any_path: prefix.is_none(),
+            methods: matches.methods.clone(),
+        }
+    }
+
+    fn fits(&self, host: &str, head: &RequestHead) -> bool {
+        (self.hosts.is_empty() || self.hosts.iter().any(|h| h.fits(host)))
+            && (self.methods.is_empty() || self.methods.iter().any(|m| m == head.method()))
+            && (self.any_path || prefix_fits(&self.path_prefix, head.path()))
+    }
+}
+
+impl HostPattern {
+    fn new(text: &str) -> Self {
+        match text.strip_prefix("*.") {
+            Some(suffix) => Self::Suffix(format!(".{}", host_of(suffix).to_ascii_lowercase())),
+            None => Self::Exact(host_of(text).to_ascii_lowercase()),
+        }
+    }
+
+    fn fits(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == host,
+            Self::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+        }
+    }
+}
+
+/// The host of an authority: no port, no brackets around an IPv6 address, no dot at the end.
+pub fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split_once(']').map_or(authority, |(address, _)| address);
+    }
+    let host = match authority.rsplit_once(':') {
+        // More than one colon without brackets is an address, not a host with a port.
+        Some((host, port)) if !host.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// `/api` fits `/api`, `/api/x` and `/api?x`, not `/apiary`.
+fn prefix_fits(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| matches!(rest.as_bytes().first(), None | Some(b'/' | b'?')))
+}
+
+#[cfg(test)]
+mod tests;

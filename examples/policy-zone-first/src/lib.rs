@@ -1,0 +1,1 @@
+//! Prefers its own zone.

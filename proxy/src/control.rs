@@ -1,0 +1,6 @@
+//! Control.
+
+pub mod publish;
+
+#[cfg(test)]
+mod fixtures;

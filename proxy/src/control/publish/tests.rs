@@ -1,0 +1,153 @@
+use super::*;
+use crate::config::{HashKey, RouteMatch};
+use crate::control::fixtures::{backend, catalogue, config, record, router};
+
+fn pins() -> Pins {
+    ["p2c", "canary"].map(|name| (name.into(), Pin { digest: Digest::of(name.as_bytes()), epoch: 1 })).into()
+}
+
+fn next(previous: Option<&World>, config: &Config, catalogue: &Catalogue) -> World {
+    World::next(previous, &Arc::new(config.clone()), catalogue, &pins()).unwrap()
+}
+
+fn addresses(world: &World, pool: &str) -> Vec<String> {
+    let mut addresses: Vec<String> =
+        world.pool(pool).unwrap().endpoints.iter().map(|e| e.text.to_string()).collect();
+    addresses.sort();
+    addresses
+}
+
+#[test]
+fn nothing_changed_shares_everything_but_the_number() {
+    let (config, catalogue) = (config(), catalogue(&[("api", 3), ("web", 2)]));
+    let first = next(None, &config, &catalogue);
+    let second = next(Some(&first), &config, &catalogue);
+    assert_eq!((first.snapshot.version, second.snapshot.version), (1, 2));
+    assert!(second.same_as(&first));
+    for (a, b) in first.snapshot.pools.iter().zip(&second.snapshot.pools) {
+        assert!(Arc::ptr_eq(a, b), "{}", a.name);
+    }
+}
+
+#[test]
+fn one_new_endpoint_leaves_the_rest_in_place() {
+    let (config, mut changed) = (config(), catalogue(&[("api", 3), ("web", 2)]));
+    let first = next(None, &config, &changed);
+    changed.services.get_mut("web").unwrap().push(record("10.9.9.9:80"));
+    let second = next(Some(&first), &config, &changed);
+    assert!(!second.same_as(&first));
+    assert!(Arc::ptr_eq(first.pool("api").unwrap(), second.pool("api").unwrap()));
+    assert!(Arc::ptr_eq(&first.snapshot.routes, &second.snapshot.routes));
+    let (old, new) = (first.pool("web").unwrap(), second.pool("web").unwrap());
+    assert_eq!(new.endpoints.len(), 3);
+    assert!(Arc::ptr_eq(&old.settings, &new.settings));
+    for endpoint in &*old.endpoints {
+        assert!(new.endpoints.iter().any(|e| Arc::ptr_eq(e, endpoint)), "{}", endpoint.text);
+    }
+    assert!(new.endpoints.is_sorted_by_key(|e| e.id));
+}
+
+#[test]
+fn a_changed_endpoint_keeps_its_counters() {
+    let (config, mut changed) = (config(), catalogue(&[("web", 2)]));
+    let first = next(None, &config, &changed);
+    changed.services.get_mut("web").unwrap()[0].weight = 7;
+    let second = next(Some(&first), &config, &changed);
+    let weighted = second.pool("web").unwrap().endpoints.iter().find(|e| e.weight == 7).unwrap();
+    let before = first.pool("web").unwrap().endpoints.iter().find(|e| e.id == weighted.id).unwrap();
+    assert!(Arc::ptr_eq(&before.state, &weighted.state));
+    assert!(!Arc::ptr_eq(before, weighted));
+}
+
+#[test]
+fn what_drains_is_left_out_and_comes_back_as_it_was() {
+    let (config, ready) = (config(), catalogue(&[("web", 2)]));
+    let first = next(None, &config, &ready);
+    let mut draining = ready.clone();
+    draining.services.get_mut("web").unwrap()[0].status = EndpointStatus::Draining;
+    draining.services.get_mut("web").unwrap()[1].status = EndpointStatus::Down;
+    let second = next(Some(&first), &config, &draining);
+    assert!(second.pool("web").unwrap().endpoints.is_empty());
+    assert_eq!(second.members["web"].endpoints.len(), 2);
+    let third = next(Some(&second), &config, &ready);
+    assert!(same_items(&first.pool("web").unwrap().endpoints, &third.pool("web").unwrap().endpoints));
+}
+
+#[test]
+fn services_come_from_configuration_catalogue_and_routes() {
+    let mut config = config();
+    config.services.insert("configured".into(), config.defaults.clone());
+    config.routes.push(router(
+        "r",
+        "canary",
+        vec![backend("absent", &[]), backend("web", &[("version", "v2")])],
+    ));
+    let mut catalogue = catalogue(&[("web", 2)]);
+    catalogue.services.get_mut("web").unwrap()[0].labels.insert("version".into(), "v2".into());
+    let world = next(None, &config, &catalogue);
+    let names: Vec<&str> = world.snapshot.pools.iter().map(|p| &*p.name).collect();
+    assert_eq!(names, ["absent", "configured", "web", "web{version=v2}"]);
+    assert_eq!(addresses(&world, "web{version=v2}").len(), 1);
+    assert!(addresses(&world, "absent").is_empty());
+    let RouteTarget::Router(router) = &world.snapshot.routes.routes()[0].target else { panic!("a router") };
+    assert_eq!(router.backends, [0, 3]);
+    assert_eq!(&*router.backend_names, ["absent", "web"]);
+    assert_eq!(world.snapshot.routes.service_of("web.mesh.internal:80"), Some(2));
+}
+
+#[test]
+fn a_label_moves_an_endpoint_between_parts_only() {
+    let mut config = config();
+    config.routes.push(router("r", "canary", vec![backend("web", &[("version", "v1")])]));
+    let mut catalogue = catalogue(&[("web", 3)]);
+    let label = |catalogue: &mut Catalogue, index: usize, version: &str| {
+        catalogue.services.get_mut("web").unwrap()[index].labels.insert("version".into(), version.into());
+    };
+    label(&mut catalogue, 0, "v1");
+    let first = next(None, &config, &catalogue);
+    label(&mut catalogue, 1, "v2");
+    let second = next(Some(&first), &config, &catalogue);
+    assert!(Arc::ptr_eq(first.pool("web{version=v1}").unwrap(), second.pool("web{version=v1}").unwrap()));
+    assert!(!Arc::ptr_eq(first.pool("web").unwrap(), second.pool("web").unwrap()));
+}
+
+#[test]
+fn a_new_pin_touches_only_what_uses_the_policy() {
+    let mut config = config();
+    config.routes.push(router("r", "canary", vec![backend("web", &[])]));
+    let catalogue = catalogue(&[("web", 1)]);
+    let first = next(None, &config, &catalogue);
+    let mut moved = pins();
+    moved.get_mut("canary").unwrap().epoch = 2;
+    let second = World::next(Some(&first), &Arc::new(config.clone()), &catalogue, &moved).unwrap();
+    assert!(Arc::ptr_eq(first.pool("web").unwrap(), second.pool("web").unwrap()));
+    assert!(!Arc::ptr_eq(&first.snapshot.routes, &second.snapshot.routes));
+    let none = World::next(None, &Arc::new(config), &catalogue, &Pins::new());
+    assert_eq!(none.unwrap_err(), Unpinned("p2c".into()));
+}
+
+#[test]
+fn settings_and_routes_are_compared_by_value() {
+    let catalogue = catalogue(&[("api", 1), ("web", 1)]);
+    let mut changed = config();
+    let first = next(None, &changed, &catalogue);
+    changed.services.insert("web".into(), changed.defaults.clone());
+    changed.services.get_mut("web").unwrap().hash_key = HashKey::Path;
+    let second = next(Some(&first), &changed, &catalogue);
+    assert!(Arc::ptr_eq(first.pool("api").unwrap(), second.pool("api").unwrap()));
+    assert_eq!(second.pool("web").unwrap().settings.hash_key, HashKey::Path);
+    assert!(Arc::ptr_eq(&first.pool("web").unwrap().endpoints, &second.pool("web").unwrap().endpoints));
+    let mut route = router("r", "canary", vec![backend("web", &[])]);
+    route.matches = RouteMatch { methods: vec!["GET".into()], ..RouteMatch::default() };
+    changed.routes.push(route);
+    let third = next(Some(&second), &changed, &catalogue);
+    changed.routes[0].matches.methods.clear();
+    let fourth = next(Some(&third), &changed, &catalogue);
+    assert!(!Arc::ptr_eq(&third.snapshot.routes, &fourth.snapshot.routes));
+}
+
+#[test]
+fn ids_are_stable() {
+    // Written down: consistent hashing must survive a new version of the program.
+    assert_eq!(endpoint_id("10.0.0.7:8080"), 0x5ebd_9537_e0e1_26db);
+}

@@ -1,0 +1,176 @@
+//! Every metric that the program exports, declared in one table.
+//!
+//! Workers take local handles (`with_label_values(…).local()`) once per label set and flush them on their tick and at
+//! scrape, so that a request neither looks up labels nor writes a shared line. No label value comes from a peer.
+//! A handle taken before `forget_service` counts nowhere: take handles anew when a service reappears.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::{
+    Encoder, Error, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
+};
+
+use declare::{Declare, Family};
+
+mod declare;
+mod process;
+
+pub use process::Process;
+
+/// All families; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Families>);
+
+/// Declares `Families` with one field per line, and `FAMILIES`, the same as data.
+macro_rules! families {
+    ($($field:ident: $kind:ty = $name:literal, [$($label:literal),*], $help:literal $(, $buckets:ident)?;)*) => {
+        /// One field per family.
+        #[derive(Debug)]
+        pub struct Families {
+            registry: Registry,
+            process: Process,
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        /// What the table declares, for documentation and tests.
+        pub const FAMILIES: &[Family] = &[
+            $(Family { name: $name, labels: &[$($label),*], help: $help, buckets: families!(@ $($buckets)?) },)*
+        ];
+
+        impl Families {
+            fn new() -> Result<Self, Error> {
+                let registry = Registry::new();
+                let mut table = FAMILIES.iter();
+                let mut next = || table.next().ok_or_else(|| Error::Msg("the table of metrics is short".into()));
+                $(let $field = <$kind>::declare(next()?, &registry)?;)*
+                Ok(Self { process: Process::declare(&registry)?, registry, $($field,)* })
+            }
+
+            /// Drops every label set in which `label` has this value.
+            fn forget(&self, label: &str, value: &str) {
+                $(self.$field.forget(label, value);)*
+            }
+        }
+    };
+    (@ $buckets:ident) => { $buckets };
+    (@) => { &[] };
+}
+
+families! {
+    requests: IntCounterVec = "outrigger_requests_total", ["direction", "service", "route", "code_class", "outcome"],
+        "Requests finished, by how they ended.";
+    request_duration: HistogramVec = "outrigger_request_duration_seconds", ["direction", "service"],
+        "Time from a request's head to the last byte of its response.", LATENCY_SECONDS;
+    first_byte: HistogramVec = "outrigger_first_byte_seconds", ["service"],
+        "Time from the pick of an endpoint to the first byte of its answer.", LATENCY_SECONDS;
+    request_bytes: IntCounterVec = "outrigger_request_bytes_total", ["direction", "service"],
+        "Bytes of request bodies received from clients.";
+    response_bytes: IntCounterVec = "outrigger_response_bytes_total", ["direction", "service"],
+        "Bytes of response bodies sent to clients.";
+
+    connections: IntGaugeVec = "outrigger_connections", ["worker"],
+        "Client connections open now.";
+    bad_requests: IntCounterVec = "outrigger_bad_requests_total", ["reason"],
+        "Requests refused before they could be routed.";
+
+    upstream_connects: IntCounterVec = "outrigger_upstream_connects_total", ["service"],
+        "Connections made to endpoints.";
+    upstream_connect_failures: IntCounterVec = "outrigger_upstream_connect_failures_total", ["service"],
+        "Connections to endpoints that could not be made.";
+    upstream_retries: IntCounterVec = "outrigger_upstream_retries_total", ["service"],
+        "Attempts after the first one of a request.";
+    upstream_reused: IntCounterVec = "outrigger_upstream_reused_total", ["service"],
+        "Attempts that found an idle connection.";
+    upstream_ejections: IntCounterVec = "outrigger_upstream_ejections_total", ["service"],
+        "Times that an endpoint was left out because it failed.";
+    upstream_connections: IntGaugeVec = "outrigger_upstream_connections", ["service"],
+        "Connections to endpoints open now, idle and busy.";
+
+    policy_calls: IntCounterVec = "outrigger_policy_calls_total", ["policy", "call"],
+        "Calls into policies.";
+    policy_failures: IntCounterVec = "outrigger_policy_failures_total", ["policy", "kind"],
+        "Calls that ended in a trap, overran a limit or answered nonsense.";
+    policy_fallbacks: IntCounterVec = "outrigger_policy_fallbacks_total", ["policy", "reason"],
+        "Decisions that the proxy's own balancer took in a policy's place.";
+    policy_duration: HistogramVec = "outrigger_policy_duration_seconds", ["policy", "call"],
+        "Time of a sample of the calls into policies.", CALL_SECONDS;
+    policy_swaps: IntCounterVec = "outrigger_policy_swaps_total", ["policy"],
+        "Versions of a policy put in force.";
+    policy_refusals: IntCounterVec = "outrigger_policy_refusals_total", ["policy"],
+        "Versions of a policy refused; the one before stays in force.";
+    policy_info: IntGaugeVec = "outrigger_policy_info", ["policy", "digest"],
+        "Always 1: the component in force.";
+    policy_quarantined: IntGaugeVec = "outrigger_policy_quarantined", ["policy"],
+        "1 if the policy failed too often and waits to be replaced.";
+    policy_value: IntGaugeVec = "outrigger_policy_value", ["policy", "name"],
+        "Numbers that policies keep.";
+
+    endpoints: IntGaugeVec = "outrigger_endpoints", ["service", "state"],
+        "Endpoints by state: ready, ejected, draining, down.";
+    registry_last_confirmed: Gauge = "outrigger_registry_last_confirmed_seconds", [],
+        "Seconds since the registry last confirmed what it says.";
+    registry_valid: IntGauge = "outrigger_registry_valid", [],
+        "1 if the registry's last word could be used.";
+    config_valid: IntGauge = "outrigger_config_valid", [],
+        "1 if the configuration as it is now on disk is in force.";
+    config_reloads: IntCounterVec = "outrigger_config_reloads_total", ["result"],
+        "Changed configurations seen, by what came of them.";
+    snapshot_version: IntGauge = "outrigger_snapshot_version", [],
+        "Number of the snapshot published last.";
+    access_log_dropped: IntCounter = "outrigger_access_log_dropped_total", [],
+        "Lines of the access log lost because its reader was too slow.";
+    build_info: GaugeVec = "outrigger_build_info", ["version"],
+        "Always 1: the program that runs.";
+}
+
+/// From half a millisecond to half a minute.
+const LATENCY_SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+/// From a tenth of a microsecond to the budget of a call and beyond.
+const CALL_SECONDS: &[f64] =
+    &[1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2];
+
+impl Metrics {
+    pub fn new() -> Result<Self, Error> {
+        let families = Families::new()?;
+        families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Ok(Self(Arc::new(families)))
+    }
+
+    /// Removes what is kept about a service that has left the configuration and the catalogue.
+    pub fn forget_service(&self, service: &str) {
+        self.forget("service", service);
+    }
+
+    /// Removes what is kept about a policy that is no longer configured.
+    pub fn forget_policy(&self, policy: &str) {
+        self.forget("policy", policy);
+    }
+
+    /// The text format 0.0.4, with the process's own numbers as of now.
+    pub fn encode(&self) -> Result<String, Error> {
+        self.process.sample();
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|e| Error::Msg(e.to_string()))
+    }
+}
+
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
+/// Seconds since 1970, as Prometheus counts time.
+fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! How a line of the table becomes a registered family.
+
+use std::collections::HashMap;
+
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use prometheus::{
+    Error, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
+};
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    pub name: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+    /// Upper bounds of a histogram's buckets; empty for the other kinds.
+    pub buckets: &'static [f64],
+}
+
+/// A kind of metric that the table may name.
+pub(super) trait Declare: Sized {
+    fn declare(family: &Family, registry: &Registry) -> Result<Self, Error>;
+
+    /// Drops the label sets in which `label` has this value.
+    fn forget(&self, _label: &str, _value: &str) {}
+}
+
+macro_rules! declare {
+    ($($kind:ty: $opts:ty;)*) => {$(
+        impl Declare for $kind {
+            fn declare(family: &Family, registry: &Registry) -> Result<Self, Error> {
+                let metric = Self::new(<$opts>::from(family), family.labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            }
+
+            fn forget(&self, label: &str, value: &str) {
+                forget(self, label, value);
+            }
+        }
+    )*};
+    ($($kind:ty;)*) => {$(
+        impl Declare for $kind {
+            fn declare(family: &Family, registry: &Registry) -> Result<Self, Error> {
+                let metric = Self::with_opts(Opts::from(family))?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            }
+        }
+    )*};
+}
+
+declare! { IntCounterVec: Opts; IntGaugeVec: Opts; GaugeVec: Opts; HistogramVec: HistogramOpts; }
+declare! { IntCounter; IntGauge; Gauge; }
+
+impl From<&Family> for Opts {
+    fn from(family: &Family) -> Self {
+        Self::new(family.name, family.help)
+    }
+}
+
+impl From<&Family> for HistogramOpts {
+    fn from(family: &Family) -> Self {
+        Self::new(family.name, family.help).buckets(family.buckets.to_vec())
+    }
+}
+
+/// The crate removes a label set only by all of its values, so they are collected first.
+fn forget<B: MetricVecBuilder>(vec: &MetricVec<B>, label: &str, value: &str) {
+    for family in vec.collect() {
+        for metric in family.get_metric() {
+            let labels: HashMap<&str, &str> =
+                metric.get_label().iter().map(|l| (l.name(), l.value())).collect();
+            if labels.get(label) == Some(&value) {
+                // It exists: it has just been collected, and control alone removes.
+                let _ = vec.remove(&labels);
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Workers: threads that carry traffic, each with its own runtime, listeners, connections and policy instances.
+//!
+//! `app` starts them and sends them commands; nothing here is shared with another worker but the endpoints' counters.
+//! Everything is `!Send`, so the compiler proves that there is no lock on the request path.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::Config;
+use crate::head::HeadLimits;
+use crate::link::{Command, Instance, Report};
+use crate::logging::AccessWriter;
+use crate::metrics::Metrics;
+use crate::snapshot::{Endpoint, Snapshot};
+use accept::Connections;
+use generation::Generation;
+use record::ServiceSeries;
+use respond::Reason;
+use upstream::Upstream;
+
+mod accept;
+mod connection;
+mod deadline;
+mod exchange;
+mod generation;
+mod http1;
+mod mirror;
+mod orca;
+mod record;
+mod request;
+mod respond;
+mod route;
+mod upstream;
+
+/// How often instances that ask for it are ticked and local counters are looked after.
+const TICK: Duration = Duration::from_millis(100);
+/// How often local counters are added to the shared ones when nobody scrapes.
+const FLUSH_TICKS: u32 = 10;
+/// Buffers kept for another use, and the size above which one is not kept.
+const BUFFERS_MAX: usize = 256;
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Reports that wait because control's queue is full; each slot has at most one, plus instances to be dropped.
+const UNSENT_MAX: usize = 4096;
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Start {
+    pub index: usize,
+    pub config: Arc<Config>,
+    /// Non-blocking, bound and listening.
+    pub listeners: Vec<TcpListener>,
+    /// Served until the first `Deliver`: has no services.
+    pub snapshot: Arc<Snapshot>,
+    pub commands: mpsc::Receiver<Command>,
+    pub reports: mpsc::Sender<Report>,
+    pub metrics: Metrics,
+    pub access: Option<AccessWriter>,
+}
+
+/// One worker's whole state.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    index: usize,
+    config: Arc<Config>,
+    head_limits: HeadLimits,
+    itself: Weak<Worker>,
+    generation: RefCell<Rc<Generation>>,
+    upstreams: RefCell<HashMap<std::net::SocketAddr, Rc<Upstream>>>,
+    connections: Connections,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    random: Cell<u64>,
+    draining: Cell<bool>,
+    /// Mirrored requests under way.
+    copies: Cell<usize>,
+    metrics: Metrics,
+    access: Option<RefCell<AccessWriter>>,
+    unrouted: ServiceSeries,
+    no_route: Arc<str>,
+    reports: mpsc::Sender<Report>,
+    unsent: RefCell<Vec<Report>>,
+}
+
+/// Runs a worker on the calling thread until it is drained. Control's end is the end of the process, so an error
+/// here is fatal to it.
+pub fn run(start: Start) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(61)
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async move {
+        let listeners = start.listeners.into_iter().map(tokio::net::TcpListener::from_std);
+        let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+        let limits = &start.config.limits;
+        let no_service: Arc<str> = Arc::from("");
+        let worker = Rc::new_cyclic(|itself| Worker {
+            index: start.index,
+            head_limits: HeadLimits { bytes_max: limits.head_bytes_max, fields_max: limits.headers_max },
+            config: Arc::clone(&start.config),
+            itself: Weak::clone(itself),
+            generation: RefCell::new(Rc::new(Generation::empty(start.snapshot))),
+            upstreams: RefCell::default(),
+            connections: Connections::default(),
+            buffers: RefCell::default(),
+            random: Cell::new(seed(start.index)),
+            draining: Cell::new(false),
+            copies: Cell::new(0),
+            unrouted: ServiceSeries::new(&start.metrics, &no_service),
+            metrics: start.metrics,
+            access: start.access.map(RefCell::new),
+            no_route: no_service,
+            reports: start.reports,
+            unsent: RefCell::default(),
+        });
+        worker.serve(listeners, start.commands).await;
+        worker.flush();
+        Ok(())
+    })
+}
+
+impl Worker {
+    async fn serve(self: &Rc<Self>, listeners: Vec<tokio::net::TcpListener>, mut commands: mpsc::Receiver<Command>) {
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| tokio::task::spawn_local(accept::run(Rc::clone(self), listener)))
+            .collect();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut count = 0_u32;
+        while !self.draining.get() {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => self.draining.set(true),
+                },
+                _ = ticks.tick() => {
+                    count = count.wrapping_add(1);
+                    self.tick(count);
+                }
+            }
+        }
+        accepting.iter().for_each(tokio::task::JoinHandle::abort);
+        self.connections.close_idle();
+        let mut left = std::pin::pin!(self.connections.all_left());
+        loop {
+            tokio::select! {
+                () = &mut left => return,
+                Some(command) = commands.recv() => self.obey(command),
+                _ = ticks.tick() => self.tick(0),
+            }
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            Command::Deliver { snapshot, instances } => {
+                let version = snapshot.version;
+                let before = self.generation();
+                let next = Rc::new(before.next(self, snapshot, instances));
+                *self.generation.borrow_mut() = next;
+                self.report(Report::Applied { worker: self.index, version });
+            }
+            Command::Replace { slot, digest, instance } => {
+                self.generation().replace(self, &slot, digest, instance);
+            }
+            Command::Quarantine { slot, digest } => self.generation().quarantine(self, &slot, digest),
+            // Whoever asked may have given up waiting.
+            Command::ExportState { slot, reply } => {
+                let _ = reply.send(self.generation().export_state(self, &slot));
+            }
+            Command::Flush { reply } => {
+                self.flush();
+                let _ = reply.send(());
+            }
+            Command::Drain => self.draining.set(true),
+        }
+    }
+
+    fn tick(&self, count: u32) {
+        self.generation().tick(self, crate::clock::now_ns());
+        let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
+        unsent.into_iter().for_each(|report| self.report(report));
+        if count % FLUSH_TICKS == 0 {
+            self.flush();
+            self.tidy();
+        }
+    }
+
+    /// Closes connections idle for too long, and forgets addresses that nobody refers to any more.
+    fn tidy(&self) {
+        let Some(since) = Instant::now().checked_sub(self.config.defaults.timeouts.idle) else { return };
+        self.upstreams.borrow_mut().retain(|_, upstream| {
+            upstream.close_idle_since(since);
+            Rc::strong_count(upstream) > 1
+        });
+    }
+
+    fn flush(&self) {
+        self.generation().flush();
+        self.unrouted.flush();
+        let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
+        self.metrics.connections.with_label_values(&[&self.index.to_string()]).set(open);
+        if let Some(access) = &self.access {
+            access.borrow_mut().flush();
+        }
+    }
+
+    fn generation(&self) -> Rc<Generation> {
+        Rc::clone(&self.generation.borrow())
+    }
+
+    fn upstream(&self, endpoint: &Endpoint) -> Rc<Upstream> {
+        let mut upstreams = self.upstreams.borrow_mut();
+        let upstream = upstreams.entry(endpoint.address).or_insert_with(|| Rc::new(Upstream::new(endpoint.address)));
+        Rc::clone(upstream)
+    }
+
+    fn series(&self, service: &Arc<str>) -> Rc<ServiceSeries> {
+        Rc::new(ServiceSeries::new(&self.metrics, service))
+    }
+
+    /// 64 random bits (wyrand): for spreading load, not for secrets.
+    fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0xa076_1d64_78bd_642f);
+        self.random.set(state);
+        let product = u128::from(state) * u128::from(state ^ 0xe703_7ed1_a0b4_28db);
+        (product >> 64) as u64 ^ product as u64
+    }
+
+    fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn keep_buffer(&self, buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffer.capacity() > 0 && buffer.capacity() <= BUFFER_BYTES_MAX && buffers.len() < BUFFERS_MAX {
+            buffers.push(buffer);
+        }
+    }
+
+    fn bad_request(&self, reason: Reason) {
+        // Refusals are rare: no handle is kept for them.
+        self.metrics.bad_requests.with_label_values(&[reason.code()]).inc();
+    }
+
+    /// Hands an instance to control, to be dropped off the worker.
+    fn retire(&self, instance: Option<Instance>) {
+        if let Some(instance) = instance {
+            self.report(Report::Retired(instance));
+        }
+    }
+
+    /// Never waits: what control cannot take now is offered again on the next tick.
+    fn report(&self, report: Report) {
+        if let Err(mpsc::error::TrySendError::Full(report)) = self.reports.try_send(report) {
+            let mut unsent = self.unsent.borrow_mut();
+            if unsent.len() < UNSENT_MAX {
+                unsent.push(report);
+            }
+        }
+    }
+}
+
+/// Differs between workers and processes.
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(index)
+}

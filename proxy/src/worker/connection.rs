@@ -1,0 +1,179 @@
+//! One client connection: request after request until one side has had enough.
+//!
+//! While it waits for a request it holds no buffer. Heads have a deadline of their own, so that nobody can keep a
+//! connection busy with half a head.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use super::accept::Seat;
+use super::deadline::Deadline;
+use super::http1::Buffer;
+use super::respond::{self, Reason};
+use super::{Worker, request};
+use crate::head::{BadHead, Progress, RequestFacts, ResponseHead};
+
+/// From the first byte of a head to its last.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a refused client may take to read why, and how much of what it still sends is thrown away meanwhile.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// Our end of a client's connection, with the buffers in use while a request is served.
+#[derive(Debug)]
+pub(super) struct Client<'a> {
+    pub(super) read: ReadHalf<'a>,
+    pub(super) write: WriteHalf<'a>,
+    /// What the client has sent and nobody has taken yet.
+    pub(super) buffer: Buffer,
+    /// What is to be written next, to either side.
+    pub(super) out: Vec<u8>,
+    /// Kept for its allocations.
+    pub(super) response: ResponseHead,
+}
+
+/// Who the client is.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// For the access log; empty if there is none.
+    pub(super) text: String,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: SocketAddr, seat: Seat) {
+    let text = if worker.access.is_some() { address.to_string() } else { String::new() };
+    let peer = Peer { address, text };
+    let (read, write) = stream.split();
+    let mut client =
+        Client { read, write, buffer: Buffer::default(), out: Vec::new(), response: ResponseHead::default() };
+    let idle = worker.config.defaults.timeouts.idle;
+    let deadline = Deadline::new(Instant::now() + idle.min(HEAD_TIMEOUT));
+    let mut facts = Some(Box::<RequestFacts>::default());
+    loop {
+        seat.idle();
+        if client.buffer.is_empty() {
+            deadline.set_after(idle);
+            let readable = poll_fn(|cx| client.read.as_ref().poll_read_ready(cx));
+            if !matches!(deadline.run(readable).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        seat.busy();
+        equip(&worker, &mut client);
+        let keep = match head(&worker, &mut client, &mut facts, &peer, &deadline).await {
+            Ok(()) => request::serve(&worker, &mut client, &mut facts, &peer, &deadline).await,
+            Err(None) => return release(&worker, client),
+            Err(Some(reason)) => {
+                refuse(&worker, &mut client, reason, &deadline).await;
+                false
+            }
+        };
+        // A policy that never gave the request back cannot happen; a fresh one costs nothing.
+        facts.get_or_insert_default();
+        if !keep || worker.draining.get() {
+            linger(&mut client, &deadline).await;
+            return release(&worker, client);
+        }
+        if client.buffer.is_empty() {
+            unequip(&worker, &mut client);
+        }
+    }
+}
+
+/// Reads one head into `facts`. `Err(None)` says that the client left without a request.
+async fn head(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    facts: &mut Option<Box<RequestFacts>>,
+    peer: &Peer,
+    deadline: &Deadline,
+) -> Result<(), Option<Reason>> {
+    let facts = facts.get_or_insert_default();
+    facts.source = peer.address.ip();
+    facts.tried.clear();
+    let mut waiting = false;
+    loop {
+        // An empty line before a request is a client's old habit (RFC 9112, 2.2).
+        while client.buffer.filled().starts_with(b"\r\n") {
+            client.buffer.consume(2);
+        }
+        if !client.buffer.is_empty() {
+            match facts.head.parse(client.buffer.filled(), worker.head_limits) {
+                Ok(Progress::Complete(length)) => {
+                    client.buffer.consume(length);
+                    return Ok(());
+                }
+                Ok(Progress::Partial) => {}
+                Err(bad) => return Err(Some(Reason::Head(bad))),
+            }
+        }
+        if !waiting {
+            waiting = true;
+            deadline.set_after(HEAD_TIMEOUT);
+        }
+        match deadline.run(client.buffer.read_from(&mut client.read)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(_)) if client.buffer.is_empty() => return Err(None),
+            Ok(Ok(_)) => return Err(Some(Reason::Head(BadHead::Syntax))),
+            Ok(Err(_)) => return Err(None),
+            Err(_) if client.buffer.is_empty() => return Err(None),
+            Err(_) => return Err(Some(Reason::HeadTimeout)),
+        }
+    }
+}
+
+/// Tells the client why its request was not one.
+async fn refuse(worker: &Worker, client: &mut Client<'_>, reason: Reason, deadline: &Deadline) {
+    worker.bad_request(reason);
+    client.out.clear();
+    respond::refuse(&mut client.out, reason, false, true);
+    deadline.set_after(LINGER);
+    let _ = deadline.run(client.write.write_all(&client.out)).await;
+}
+
+/// Ends our side and reads what is still coming, so that the client sees our last answer and not a reset.
+async fn linger(client: &mut Client<'_>, deadline: &Deadline) {
+    if client.write.shutdown().await.is_err() {
+        return;
+    }
+    deadline.set_after(LINGER);
+    let mut seen = 0;
+    client.buffer.clear();
+    while seen < LINGER_BYTES_MAX {
+        match deadline.run(client.buffer.read_from(&mut client.read)).await {
+            Ok(Ok(count @ 1..)) => seen += count,
+            _ => return,
+        }
+        client.buffer.clear();
+    }
+}
+
+/// Buffers for a request, from those the worker has at hand.
+fn equip(worker: &Worker, client: &mut Client<'_>) {
+    if client.buffer.is_empty() {
+        client.buffer = Buffer::from_vec(worker.take_buffer());
+    }
+    if client.out.capacity() == 0 {
+        client.out = worker.take_buffer();
+    }
+}
+
+fn unequip(worker: &Worker, client: &mut Client<'_>) {
+    worker.keep_buffer(std::mem::take(&mut client.buffer).into_vec());
+    let mut out = std::mem::take(&mut client.out);
+    out.clear();
+    worker.keep_buffer(out);
+}
+
+fn release(worker: &Worker, mut client: Client<'_>) {
+    client.buffer.clear();
+    unequip(worker, &mut client);
+}

@@ -1,0 +1,498 @@
+//! One attempt: a request goes to one endpoint, its answer comes back, both at once and byte by byte.
+//!
+//! `feed` carries the request's body up and then watches the client; `respond` carries the answer down. They run side
+//! by side in one task and meet only in `Flow`. Each holds one buffer: what is not written is not read further.
+
+use std::cell::Cell;
+use std::future::{pending, poll_fn};
+use std::net::IpAddr;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use super::connection::Client;
+use super::deadline::Deadline;
+use super::http1::{BadChunk, Buffer, Chunked, Forwarding, Persistence, request_head, response_head};
+use crate::config::{ForwardedFields, Timeouts};
+use crate::head::{Framing, HeadLimits, Kind, Progress, RequestHead, ResponseHead};
+use crate::policy::Forward;
+
+/// What an attempt needs to know beyond the two connections.
+#[derive(Debug)]
+pub(super) struct Exchange<'a> {
+    pub(super) head: &'a RequestHead,
+    pub(super) forward: Option<&'a Forward>,
+    pub(super) source: IpAddr,
+    pub(super) fields: ForwardedFields,
+    pub(super) limits: HeadLimits,
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) deadline: &'a Deadline,
+    /// Statuses that send the request elsewhere; empty if it may not be repeated.
+    pub(super) retry_statuses: &'a [u16],
+    /// Whether the client's connection may be kept after this answer.
+    pub(super) keep_alive: bool,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) end: End,
+    pub(super) status: u16,
+    pub(super) first_byte: Option<Instant>,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) retry_after: bool,
+    /// Utilisation that the endpoint reports, in thousandths.
+    pub(super) load: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The whole answer has gone to the client.
+    Answered { keep_client: bool, keep_upstream: bool },
+    /// Nothing of a final answer has gone to the client. `untouched`: nor has the upstream said anything.
+    Failed { cause: Cause, untouched: bool },
+    /// The answer has begun and cannot be finished: only closing tells the client.
+    Broken { cause: Cause },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The upstream closed or reset the connection.
+    Reset,
+    /// The upstream's answer is not HTTP/1.1.
+    BadAnswer,
+    /// The upstream's status is one to be tried again elsewhere.
+    Status,
+    Timeout,
+    ClientGone,
+    BadBody,
+}
+
+/// What both directions know of each other.
+#[derive(Debug, Default)]
+struct Flow {
+    /// The request has gone up whole.
+    sent: Cell<bool>,
+    /// A byte of the answer has come.
+    heard: Cell<bool>,
+    /// A byte of the final answer has gone to the client.
+    answering: Cell<bool>,
+    /// 101: what follows is no longer HTTP.
+    tunnel: Cell<bool>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    status: Cell<u16>,
+    first_byte: Cell<Option<Instant>>,
+    retry_after: Cell<bool>,
+    load: Cell<Option<u32>>,
+}
+
+impl Exchange<'_> {
+    /// Runs the attempt to its end. `answer` is an empty buffer for what the upstream says.
+    pub(super) async fn run(
+        &self,
+        client: &mut Client<'_>,
+        upstream: &mut TcpStream,
+        answer: &mut Buffer,
+    ) -> Report {
+        let flow = Flow::default();
+        let (mut up_read, mut up_write) = upstream.split();
+        let Client { read, write, buffer, out, response } = client;
+        let work = async {
+            let mut body = Body::new(self.head.framing());
+            self.open(&flow, &mut body, buffer, out);
+            if body.bad.is_some() {
+                return self.failed(&flow, Cause::BadBody);
+            }
+            if up_write.write_all(out).await.is_err() && self.head.framing() == Framing::None {
+                return self.failed(&flow, Cause::Reset);
+            }
+            let feed = self.feed(&flow, body, read, buffer, &mut up_write);
+            let respond = self.respond(&flow, &mut up_read, answer, write, out, response);
+            tokio::select! { biased; end = respond => end, cause = feed => self.failed(&flow, cause) }
+        };
+        let end = match self.deadline.run(work).await {
+            Ok(end) => end,
+            Err(_) => self.failed(&flow, Cause::Timeout),
+        };
+        Report {
+            end,
+            status: flow.status.get(),
+            first_byte: flow.first_byte.get(),
+            bytes_in: flow.bytes_in.get(),
+            bytes_out: flow.bytes_out.get(),
+            retry_after: flow.retry_after.get(),
+            load: flow.load.get(),
+        }
+    }
+
+    fn failed(&self, flow: &Flow, cause: Cause) -> End {
+        if flow.answering.get() {
+            End::Broken { cause }
+        } else {
+            End::Failed { cause, untouched: !flow.heard.get() }
+        }
+    }
+
+    /// The head, and as much of the body as has arrived with it: usually one write.
+    fn open(&self, flow: &Flow, body: &mut Body, buffer: &mut Buffer, out: &mut Vec<u8>) {
+        out.clear();
+        let (fields, source, forward) = (self.fields, self.source, self.forward);
+        request_head(out, self.head, &Forwarding { fields, source, forward, copy: false });
+        let taken = body.advance(buffer.filled(), |_| {});
+        out.extend_from_slice(&buffer.filled()[..taken]);
+        flow.bytes_in.set(taken as u64);
+        buffer.consume(taken);
+    }
+
+    /// Carries the body up, then watches for the client to leave. Ends only with a failure.
+    async fn feed(
+        &self,
+        flow: &Flow,
+        mut body: Body,
+        read: &mut ReadHalf<'_>,
+        buffer: &mut Buffer,
+        up_write: &mut WriteHalf<'_>,
+    ) -> Cause {
+        while !body.is_done() {
+            if buffer.is_empty() && !matches!(buffer.read_from(read).await, Ok(1..)) {
+                return Cause::ClientGone;
+            }
+            let taken = body.advance(buffer.filled(), |_| {});
+            if body.bad.is_some() {
+                return Cause::BadBody;
+            }
+            if up_write.write_all(&buffer.filled()[..taken]).await.is_err() {
+                // It may have answered early and closed: what it said decides.
+                return pending().await;
+            }
+            buffer.consume(taken);
+            flow.bytes_in.set(flow.bytes_in.get() + taken as u64);
+            self.progressed(flow);
+        }
+        flow.sent.set(true);
+        loop {
+            if flow.tunnel.get() {
+                return self.tunnel_up(flow, read, buffer, up_write).await;
+            }
+            if buffer.is_empty() {
+                match buffer.read_from(read).await {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) if !flow.tunnel.get() => return Cause::ClientGone,
+                    Ok(_) | Err(_) => return self.tunnel_up(flow, read, buffer, up_write).await,
+                }
+            } else {
+                // The next request is here already: it waits, unless the answer opens a tunnel.
+                poll_fn(|_| if flow.tunnel.get() { Poll::Ready(()) } else { Poll::Pending }).await;
+            }
+        }
+    }
+
+    /// Bytes up, unread, until the client has no more.
+    async fn tunnel_up(
+        &self,
+        flow: &Flow,
+        read: &mut ReadHalf<'_>,
+        buffer: &mut Buffer,
+        up_write: &mut WriteHalf<'_>,
+    ) -> Cause {
+        loop {
+            if up_write.write_all(buffer.filled()).await.is_err() {
+                return Cause::Reset;
+            }
+            flow.bytes_in.set(flow.bytes_in.get() + buffer.filled().len() as u64);
+            buffer.clear();
+            self.deadline.set_after(self.timeouts.idle);
+            match buffer.read_from(read).await {
+                Ok(1..) => {}
+                Ok(_) => {
+                    // Half closed: the other direction may go on.
+                    let _ = up_write.shutdown().await;
+                    return pending().await;
+                }
+                Err(_) => return Cause::ClientGone,
+            }
+        }
+    }
+
+    /// Reads the answer and carries it down.
+    async fn respond(
+        &self,
+        flow: &Flow,
+        up_read: &mut ReadHalf<'_>,
+        answer: &mut Buffer,
+        write: &mut WriteHalf<'_>,
+        out: &mut Vec<u8>,
+        response: &mut ResponseHead,
+    ) -> End {
+        let length = loop {
+            let length = match self.answer_head(flow, up_read, answer, response).await {
+                Ok(length) => length,
+                Err(cause) => return self.failed(flow, cause),
+            };
+            match response.status {
+                101 if self.head.upgrade() => {
+                    return self.tunnel_down(flow, length, up_read, answer, write, out, response).await;
+                }
+                101 => return self.failed(flow, Cause::BadAnswer),
+                100..=199 => {
+                    // Interim answers go on to clients that know them (RFC 9110, 15.2).
+                    if !self.head.is_http_10() {
+                        out.clear();
+                        response_head(out, response, answer.filled(), Framing::None, Persistence::Open, &[]);
+                        if write.write_all(out).await.is_err() {
+                            return self.failed(flow, Cause::ClientGone);
+                        }
+                    }
+                    answer.consume(length);
+                }
+                _ => break length,
+            }
+        };
+        flow.status.set(response.status);
+        flow.retry_after.set(response.value(Kind::RetryAfter, answer.filled()).is_some());
+        flow.load.set(response.value(Kind::LoadReport, answer.filled()).and_then(super::orca::utilisation));
+        if self.retry_statuses.contains(&response.status) {
+            return self.failed(flow, Cause::Status);
+        }
+        self.relay(flow, length, up_read, answer, write, out, response).await
+    }
+
+    async fn answer_head(
+        &self,
+        flow: &Flow,
+        up_read: &mut ReadHalf<'_>,
+        answer: &mut Buffer,
+        response: &mut ResponseHead,
+    ) -> Result<usize, Cause> {
+        let to_head = self.head.method() == "HEAD";
+        loop {
+            if !answer.is_empty() {
+                match response.parse(answer.filled(), self.limits, to_head) {
+                    Ok(Progress::Complete(length)) => return Ok(length),
+                    Ok(Progress::Partial) => {}
+                    Err(_) => return Err(Cause::BadAnswer),
+                }
+            }
+            match answer.read_from(up_read).await {
+                Ok(1..) => {}
+                Ok(_) if flow.heard.get() && !answer.is_empty() => return Err(Cause::BadAnswer),
+                Ok(_) | Err(_) => return Err(Cause::Reset),
+            }
+            if !flow.heard.replace(true) {
+                flow.first_byte.set(Some(Instant::now()));
+            }
+        }
+    }
+
+    /// The final answer: its head, re-framed where the client needs it, and its body.
+    async fn relay(
+        &self,
+        flow: &Flow,
+        length: usize,
+        up_read: &mut ReadHalf<'_>,
+        answer: &mut Buffer,
+        write: &mut WriteHalf<'_>,
+        out: &mut Vec<u8>,
+        response: &ResponseHead,
+    ) -> End {
+        let framing = match response.framing() {
+            Framing::Close if !self.head.is_http_10() => Framing::Chunked,
+            Framing::Chunked if self.head.is_http_10() => Framing::Close,
+            same => same,
+        };
+        // A request that has not been read whole leaves its rest on the connection.
+        let keep_client = self.keep_alive && flow.sent.get() && framing != Framing::Close;
+        let persistence = match (keep_client, self.head.is_http_10()) {
+            (true, false) => Persistence::Open,
+            (true, true) => Persistence::KeepAlive,
+            (false, _) => Persistence::Close,
+        };
+        out.clear();
+        let set = self.forward.map_or(&[][..], |f| &f.set_response_headers);
+        response_head(out, response, answer.filled(), framing, persistence, set);
+        answer.consume(length);
+
+        let mut body = Body::new(response.framing());
+        let convert = Convert::between(response.framing(), framing);
+        loop {
+            let taken = convert.apply(&mut body, answer.filled(), out);
+            if body.bad.is_some() {
+                return self.failed(flow, Cause::BadAnswer);
+            }
+            flow.answering.set(true);
+            if write.write_all(out).await.is_err() {
+                return End::Broken { cause: Cause::ClientGone };
+            }
+            flow.bytes_out.set(flow.bytes_out.get() + taken as u64);
+            answer.consume(taken);
+            out.clear();
+            if body.is_done() {
+                break;
+            }
+            self.progressed(flow);
+            match answer.read_from(up_read).await {
+                Ok(1..) => {}
+                Ok(_) if response.framing() == Framing::Close => {
+                    if framing == Framing::Chunked && write.write_all(b"0\r\n\r\n").await.is_err() {
+                        return End::Broken { cause: Cause::ClientGone };
+                    }
+                    break;
+                }
+                Ok(_) | Err(_) => return End::Broken { cause: Cause::Reset },
+            }
+        }
+        let keep_upstream = response.keep_alive() && flow.sent.get() && answer.is_empty();
+        End::Answered { keep_client, keep_upstream }
+    }
+
+    /// 101: the head goes down, then bytes in both directions until one side has had enough.
+    #[expect(clippy::too_many_arguments, reason = "the halves of two connections and their buffers")]
+    async fn tunnel_down(
+        &self,
+        flow: &Flow,
+        length: usize,
+        up_read: &mut ReadHalf<'_>,
+        answer: &mut Buffer,
+        write: &mut WriteHalf<'_>,
+        out: &mut Vec<u8>,
+        response: &ResponseHead,
+    ) -> End {
+        out.clear();
+        response_head(out, response, answer.filled(), Framing::None, Persistence::Upgrade, &[]);
+        flow.status.set(101);
+        flow.answering.set(true);
+        flow.tunnel.set(true);
+        answer.consume(length);
+        out.extend_from_slice(answer.filled());
+        answer.clear();
+        if write.write_all(out).await.is_err() {
+            return End::Broken { cause: Cause::ClientGone };
+        }
+        // `feed` may be waiting with bytes in hand: let it look at the flag.
+        tokio::task::yield_now().await;
+        loop {
+            self.deadline.set_after(self.timeouts.idle);
+            match answer.read_from(up_read).await {
+                Ok(1..) => {}
+                Ok(_) => {
+                    let _ = write.shutdown().await;
+                    return End::Answered { keep_client: false, keep_upstream: false };
+                }
+                Err(_) => return End::Broken { cause: Cause::Reset },
+            }
+            if write.write_all(answer.filled()).await.is_err() {
+                return End::Broken { cause: Cause::ClientGone };
+            }
+            flow.bytes_out.set(flow.bytes_out.get() + answer.filled().len() as u64);
+            answer.clear();
+        }
+    }
+
+    /// Bytes have moved. While the answer is on its way, only silence counts against it.
+    fn progressed(&self, flow: &Flow) {
+        if flow.answering.get() {
+            let idle: Duration = self.timeouts.idle;
+            self.deadline.set_after(idle);
+        }
+    }
+}
+
+/// Where a body ends, in either direction.
+#[derive(Debug)]
+pub(super) struct Body {
+    framing: Left,
+    pub(super) bad: Option<BadChunk>,
+}
+
+#[derive(Debug)]
+enum Left {
+    Bytes(u64),
+    Chunks(Box<Chunked>),
+    UntilClose,
+}
+
+impl Body {
+    pub(super) fn new(framing: Framing) -> Self {
+        let framing = match framing {
+            Framing::None => Left::Bytes(0),
+            Framing::Length(n) => Left::Bytes(n),
+            Framing::Chunked => Left::Chunks(Box::new(Chunked::new())),
+            Framing::Close => Left::UntilClose,
+        };
+        Self { framing, bad: None }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        match &self.framing {
+            Left::Bytes(left) => *left == 0,
+            Left::Chunks(chunked) => chunked.is_done(),
+            Left::UntilClose => false,
+        }
+    }
+
+    /// How much of `input` belongs to the body; `data` gets its content. A malformed chunk is noted in `bad`.
+    pub(super) fn advance(&mut self, input: &[u8], mut data: impl FnMut(&[u8])) -> usize {
+        match &mut self.framing {
+            Left::Bytes(left) => {
+                let taken = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                *left -= taken as u64;
+                data(&input[..taken]);
+                taken
+            }
+            Left::Chunks(chunked) => chunked.advance(input, data).unwrap_or_else(|bad| {
+                self.bad = Some(bad);
+                0
+            }),
+            Left::UntilClose => {
+                data(input);
+                input.len()
+            }
+        }
+    }
+}
+
+/// How the upstream's framing becomes the client's.
+#[derive(Debug, Clone, Copy)]
+enum Convert {
+    Nothing,
+    /// An answer that ends with the connection, for a client that may keep its own.
+    Enchunk,
+    /// A chunked answer for an HTTP/1.0 client.
+    Dechunk,
+}
+
+impl Convert {
+    fn between(from: Framing, to: Framing) -> Self {
+        match (from, to) {
+            (Framing::Close, Framing::Chunked) => Self::Enchunk,
+            (Framing::Chunked, Framing::Close) => Self::Dechunk,
+            _ => Self::Nothing,
+        }
+    }
+
+    /// Appends what `input` becomes; answers how much of it was body.
+    fn apply(self, body: &mut Body, input: &[u8], out: &mut Vec<u8>) -> usize {
+        match self {
+            Self::Nothing => {
+                let taken = body.advance(input, |_| {});
+                out.extend_from_slice(&input[..taken]);
+                taken
+            }
+            Self::Dechunk => body.advance(input, |data| out.extend_from_slice(data)),
+            Self::Enchunk => {
+                if !input.is_empty() {
+                    out.extend_from_slice(format!("{:x}\r\n", input.len()).as_bytes());
+                    out.extend_from_slice(input);
+                    out.extend_from_slice(b"\r\n");
+                }
+                body.advance(input, |_| {})
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! One request, from its head to its log line: this file is the contents page.
+//!
+//! Route → (router policy) → pick → connect → exchange → perhaps again elsewhere → record. The generation is taken
+//! once; every way out goes through `Record::finish`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+
+use super::connection::{Client, Peer};
+use super::deadline::Deadline;
+use super::exchange::{Cause, End, Exchange, Report};
+use super::generation::Generation;
+use super::http1::Buffer;
+use super::record::{Ended, Record};
+use super::respond::{self, Reason};
+use super::route::{Plan, Routed, decide, hash_of};
+use super::upstream::balance::{Attempt, NoPick, Picked};
+use super::upstream::{ConnectError, Connection, health};
+use super::{Worker, mirror};
+use crate::clock;
+use crate::head::{Framing, RequestFacts};
+use crate::policy::{Observation, Outcome, RetryVerdict};
+
+/// A connection that was kept may be found closed; this often it is tried on another without counting an attempt.
+const STALE_MAX: u32 = 2;
+
+/// Serves the request in `facts`. Answers whether the client's connection can be used again.
+pub(super) async fn serve(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    facts: &mut Option<Box<RequestFacts>>,
+    peer: &Peer,
+    deadline: &Deadline,
+) -> bool {
+    let started = Instant::now();
+    let generation = worker.generation();
+    let mut record = Record::begin(worker, started);
+    let routed = decide(worker, &generation, facts, &mut record);
+    let (ended, keep) = match routed {
+        Routed::To(plan) => {
+            deadline.set(started + plan.timeout);
+            forward(worker, &generation, &plan, client, facts, deadline, &mut record).await
+        }
+        Routed::Answer { status, fields, body } => {
+            record.status = status;
+            let (to_head, close) = closing(worker, facts);
+            client.out.clear();
+            respond::answer(&mut client.out, status, &fields, &body, to_head, close);
+            (Ended::Answered, client.write.write_all(&client.out).await.is_ok() && !close)
+        }
+        Routed::Refused(reason) => (Ended::Refused(reason), refuse(worker, client, facts, &mut record, reason).await),
+    };
+    let empty = RequestFacts::default();
+    record.finish(ended, facts.as_deref().unwrap_or(&empty), peer);
+    keep
+}
+
+/// Tries endpoints until one answers, the client is gone, or the attempts are used up.
+async fn forward(
+    worker: &Worker,
+    generation: &Rc<Generation>,
+    plan: &Plan,
+    client: &mut Client<'_>,
+    facts: &mut Option<Box<RequestFacts>>,
+    deadline: &Deadline,
+    record: &mut Record<'_>,
+) -> (Ended, bool) {
+    let settings = &plan.target.pool.settings;
+    let hash = match plan.forward.as_deref().and_then(|f| f.hash_key.as_deref()) {
+        Some(key) => outrigger_sdk::hash::text(key),
+        None => hash_of(worker, &settings.hash_key, facts.as_deref()),
+    };
+    mirror::maybe(worker, generation, plan, facts.as_deref());
+    let mut previous = None;
+    let mut stale = 0;
+    for number in 0.. {
+        let attempt = Attempt { hash, number, now_ns: clock::now_ns(), previous };
+        let picked = match plan.target.balancer.pick(worker, facts, attempt) {
+            Ok(picked) => picked,
+            Err(none) => return refused(worker, client, facts, record, none.into()).await,
+        };
+        let mut reuse = true;
+        let failed = loop {
+            record.picked(&picked, number + 1);
+            let trial = Trial { worker, plan, picked: &picked, attempt, deadline };
+            let verdict = trial.run(client, facts, record, reuse).await;
+            match verdict {
+                Verdict::Done(ended, keep) => return (ended, keep),
+                // The idle connection had been closed: the same endpoint, on a new one.
+                Verdict::Stale if stale < STALE_MAX => {
+                    stale += 1;
+                    reuse = false;
+                }
+                Verdict::Stale => break Reason::Reset,
+                Verdict::Again(reason) => break reason,
+                Verdict::Final(reason) => return refused(worker, client, facts, record, reason).await,
+            }
+        };
+        if number + 1 >= settings.retry.attempts || deadline.left().is_zero() {
+            return refused(worker, client, facts, record, failed).await;
+        }
+        plan.target.series.retries.inc();
+        previous = Some(picked.endpoint.id);
+        if let Some(facts) = facts {
+            facts.tried.push(picked.endpoint.id);
+        }
+    }
+    // Not reached: the attempts are bounded above.
+    refused(worker, client, facts, record, Reason::NoEndpoint).await
+}
+
+/// One attempt on one endpoint.
+struct Trial<'a> {
+    worker: &'a Worker,
+    plan: &'a Plan,
+    picked: &'a Picked,
+    attempt: Attempt,
+    deadline: &'a Deadline,
+}
+
+enum Verdict {
+    /// Answered or beyond saving: how it ended, and whether the client's connection can be kept.
+    Done(Ended, bool),
+    /// A kept connection turned out closed before the endpoint saw the request.
+    Stale,
+    /// Another endpoint may do better.
+    Again(Reason),
+    /// Nobody may try again.
+    Final(Reason),
+}
+
+impl Trial<'_> {
+    async fn run(
+        &self,
+        client: &mut Client<'_>,
+        facts: &mut Option<Box<RequestFacts>>,
+        record: &mut Record<'_>,
+        reuse: bool,
+    ) -> Verdict {
+        let Some(facts) = facts.as_deref() else { return Verdict::Final(Reason::NoEndpoint) };
+        let mut connection = match self.connect(reuse).await {
+            Ok(connection) => connection,
+            Err(reason) => return Verdict::Again(reason),
+        };
+        let _load = InFlight::of(self.picked);
+        let repeatable = self.repeatable(facts);
+        let settings = &self.plan.target.pool.settings;
+        let exchange = Exchange {
+            head: &facts.head,
+            forward: self.plan.forward.as_deref(),
+            source: facts.source,
+            fields: self.worker.config.forwarded,
+            limits: self.worker.head_limits,
+            timeouts: &settings.timeouts,
+            deadline: self.deadline,
+            retry_statuses: match repeatable && self.attempt.number + 1 < settings.retry.attempts {
+                true => &settings.retry.statuses,
+                false => &[],
+            },
+            keep_alive: facts.head.keep_alive() && !self.worker.draining.get(),
+        };
+        let mut answer = Buffer::from_vec(self.worker.take_buffer());
+        let report = exchange.run(client, &mut connection.stream, &mut answer).await;
+        self.worker.keep_buffer(answer.into_vec());
+        record.took(&report);
+        self.conclude(connection, &report, repeatable)
+    }
+
+    async fn connect(&self, reuse: bool) -> Result<Connection, Reason> {
+        let series = &self.plan.target.series;
+        if reuse && let Some(connection) = self.picked.upstream.reuse() {
+            series.reused.inc();
+            return Ok(connection);
+        }
+        let timeout = self.plan.target.pool.settings.timeouts.connect.min(self.deadline.left());
+        let open_max = self.worker.config.limits.endpoint_connections_max;
+        let (outcome, reason) = match self.picked.upstream.connect(open_max, timeout).await {
+            Ok(connection) => {
+                series.connects.inc();
+                return Ok(connection);
+            }
+            Err(ConnectError::Full) => return Err(Reason::Overloaded),
+            Err(ConnectError::Refused) => (Outcome::Refused, Reason::ConnectFailed),
+            Err(ConnectError::Timeout) => (Outcome::Timeout, Reason::ConnectTimeout),
+        };
+        series.connect_failures.inc();
+        self.settle(outcome, None);
+        Err(reason)
+    }
+
+    /// Whether the request may be sent again after an endpoint may have seen it (RFC 9110, 9.2.2).
+    fn repeatable(&self, facts: &RequestFacts) -> bool {
+        let verdict = self.plan.forward.as_deref().map_or(RetryVerdict::Configured, |f| f.retry);
+        facts.head.framing() == Framing::None
+            && match verdict {
+                RetryVerdict::Configured => facts.head.is_idempotent(),
+                RetryVerdict::Never => false,
+                RetryVerdict::Safe => true,
+            }
+    }
+
+    /// From what happened to what follows.
+    fn conclude(&self, connection: Connection, report: &Report, repeatable: bool) -> Verdict {
+        let reused = connection.reused;
+        let again = |reason| if repeatable { Verdict::Again(reason) } else { Verdict::Final(reason) };
+        match report.end {
+            End::Answered { keep_client, keep_upstream } => {
+                let outcome = outcome_of(report.status, report.retry_after);
+                self.settle(outcome, Some(report));
+                if keep_upstream {
+                    connection.give_back(self.worker.config.limits.pool_idle_max);
+                }
+                Verdict::Done(Ended::Upstream(outcome), keep_client)
+            }
+            End::Failed { cause: Cause::Reset, untouched: true } if reused && repeatable => Verdict::Stale,
+            End::Failed { cause, .. } => match self.blame(cause, report) {
+                Some(reason @ (Reason::RequestTimeout | Reason::Body)) => Verdict::Final(reason),
+                Some(reason) => again(reason),
+                None => Verdict::Done(Ended::Upstream(Outcome::Cancelled), false),
+            },
+            End::Broken { cause } => {
+                let outcome = match cause {
+                    Cause::ClientGone | Cause::BadBody => Outcome::Cancelled,
+                    Cause::Timeout => Outcome::Timeout,
+                    Cause::Reset | Cause::BadAnswer | Cause::Status => Outcome::Reset,
+                };
+                self.settle(outcome, Some(report));
+                Verdict::Done(Ended::Upstream(outcome), false)
+            }
+        }
+    }
+
+    /// Settles a failure and says what to tell the client; `None` if there is no client to tell.
+    fn blame(&self, cause: Cause, report: &Report) -> Option<Reason> {
+        let (outcome, reason) = match cause {
+            Cause::Reset => (Outcome::Reset, Reason::Reset),
+            Cause::BadAnswer => (Outcome::Reset, Reason::BadAnswer),
+            Cause::Status => (outcome_of(report.status, report.retry_after), Reason::Reset),
+            Cause::Timeout => (Outcome::Timeout, Reason::RequestTimeout),
+            Cause::BadBody => (Outcome::Cancelled, Reason::Body),
+            Cause::ClientGone => {
+                self.settle(Outcome::Cancelled, None);
+                return None;
+            }
+        };
+        self.settle(outcome, Some(report));
+        Some(reason)
+    }
+
+    /// Teaches the endpoint's state and the policy how the attempt ended.
+    fn settle(&self, outcome: Outcome, report: Option<&Report>) {
+        let Trial { worker, plan, picked, attempt, .. } = self;
+        let now_ns = clock::now_ns();
+        let state = &picked.endpoint.state;
+        let first = report.and_then(|r| r.first_byte).map(|at| clock::since_origin(at.into_std()));
+        let first_byte = first.map(|ns| ns.saturating_sub(attempt.now_ns));
+        let latency = first_byte.map(std::time::Duration::from_nanos);
+        if let Some(load) = report.and_then(|r| r.load) {
+            state.reported.store(load, Relaxed);
+        }
+        if health::settle(state, &plan.target.pool.settings.ejection, outcome, latency, now_ns / 1_000_000 + 1) {
+            plan.target.series.ejections.inc();
+            plan.target.balancer.refresh(worker);
+        }
+        let observation = Observation {
+            endpoint: 0,
+            outcome,
+            status: report.map_or(0, |r| r.status),
+            attempt: attempt.number,
+            first_byte: first_byte.unwrap_or(0),
+            total: now_ns.saturating_sub(attempt.now_ns),
+            now: now_ns,
+        };
+        plan.target.balancer.observe(worker, &picked.endpoint, observation);
+    }
+}
+
+/// Counts a request as in flight at its endpoint for as long as it lives.
+struct InFlight(Arc<crate::snapshot::Endpoint>);
+
+impl InFlight {
+    fn of(picked: &Picked) -> Self {
+        picked.endpoint.state.in_flight.fetch_add(1, Relaxed);
+        Self(Arc::clone(&picked.endpoint))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.state.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+fn outcome_of(status: u16, retry_after: bool) -> Outcome {
+    match status {
+        429 => Outcome::RateLimited,
+        503 if retry_after => Outcome::RateLimited,
+        500.. => Outcome::ServerError,
+        400.. => Outcome::ClientError,
+        _ => Outcome::Success,
+    }
+}
+
+impl From<NoPick> for Reason {
+    fn from(none: NoPick) -> Self {
+        match none {
+            NoPick::NoEndpoint => Self::NoEndpoint,
+            NoPick::PolicyNone => Self::PolicyNone,
+        }
+    }
+}
+
+async fn refused(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    facts: &Option<Box<RequestFacts>>,
+    record: &mut Record<'_>,
+    reason: Reason,
+) -> (Ended, bool) {
+    (Ended::Refused(reason), refuse(worker, client, facts, record, reason).await)
+}
+
+/// Answers in the upstream's place. A body that has not been read ends the connection.
+async fn refuse(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    facts: &Option<Box<RequestFacts>>,
+    record: &mut Record<'_>,
+    reason: Reason,
+) -> bool {
+    let (to_head, close) = closing(worker, facts);
+    record.status = reason.status();
+    client.out.clear();
+    respond::refuse(&mut client.out, reason, to_head, close);
+    client.write.write_all(&client.out).await.is_ok() && !close
+}
+
+/// Whether an answer of ours goes without a body, and whether it ends the connection.
+fn closing(worker: &Worker, facts: &Option<Box<RequestFacts>>) -> (bool, bool) {
+    facts.as_deref().map_or((false, true), |f| {
+        let open = f.head.keep_alive() && f.head.framing() == Framing::None && !f.head.is_http_10();
+        (f.head.method() == "HEAD", !open || worker.draining.get())
+    })
+}

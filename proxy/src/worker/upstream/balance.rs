@@ -1,0 +1,310 @@
+//! Who gets the next attempt: the policy's choice, or the native balancer's where there is none to be had.
+//!
+//! A `Balancer` belongs to one pool on one worker and outlives snapshots that leave its policy alone. The policy sees
+//! only endpoints that may be picked; ejections are noticed at the next pick. Nothing awaits while it is borrowed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Upstream;
+use crate::clock;
+use crate::head::RequestFacts;
+use crate::link::{Instance, Report, Slot};
+use crate::policy::{BalancerInstance, Choice, Failure, Observation, PickContext};
+use crate::snapshot::{Endpoint, PolicyRef, Pool};
+use crate::worker::Worker;
+use crate::worker::record::{Fallback, PolicySeries};
+
+#[derive(Debug)]
+pub(in crate::worker) struct Balancer {
+    pub(in crate::worker) policy: PolicyRef,
+    slot: Slot,
+    panic_threshold: f64,
+    series: PolicySeries,
+    inner: RefCell<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None` between a failure and the replacement, and in quarantine.
+    instance: Option<Box<BalancerInstance>>,
+    all: Arc<[Arc<Endpoint>]>,
+    /// Those that may be picked; the instance's list, if there is an instance.
+    usable: Arc<[Arc<Endpoint>]>,
+    /// Parallel to `usable`.
+    upstreams: Vec<Rc<Upstream>>,
+    /// When an ejected endpoint may come back, ms; 0 if none is out.
+    recheck_ms: u64,
+}
+
+/// An endpoint for one attempt.
+#[derive(Debug)]
+pub(in crate::worker) struct Picked {
+    pub(in crate::worker) endpoint: Arc<Endpoint>,
+    pub(in crate::worker) upstream: Rc<Upstream>,
+    pub(in crate::worker) by_policy: bool,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::worker) enum NoPick {
+    NoEndpoint,
+    /// The policy says so.
+    PolicyNone,
+}
+
+/// What the picker is told about the attempt.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::worker) struct Attempt {
+    pub(in crate::worker) hash: u64,
+    pub(in crate::worker) number: u32,
+    pub(in crate::worker) now_ns: u64,
+    /// Where the attempt before went.
+    pub(in crate::worker) previous: Option<u64>,
+}
+
+impl Balancer {
+    pub(in crate::worker) fn new(worker: &Worker, pool: &Pool, instance: Option<Box<BalancerInstance>>) -> Self {
+        let balancer = Self {
+            policy: pool.balancer.clone(),
+            slot: Slot::Balancer(Arc::clone(&pool.name)),
+            panic_threshold: pool.settings.ejection.panic_threshold,
+            series: PolicySeries::new(&worker.metrics, &pool.balancer, "pick"),
+            inner: RefCell::new(Inner {
+                instance,
+                all: Arc::clone(&pool.endpoints),
+                usable: Arc::from([]),
+                upstreams: Vec::new(),
+                recheck_ms: 0,
+            }),
+        };
+        balancer.refresh(worker);
+        balancer
+    }
+
+    /// The pool's membership has changed.
+    pub(in crate::worker) fn set_members(&self, worker: &Worker, endpoints: &Arc<[Arc<Endpoint>]>) {
+        self.inner.borrow_mut().all = Arc::clone(endpoints);
+        self.refresh(worker);
+    }
+
+    /// Takes a fresh instance in place of one that failed or is superseded.
+    pub(in crate::worker) fn put(&self, worker: &Worker, instance: Box<BalancerInstance>) {
+        let old = self.inner.borrow_mut().instance.replace(instance);
+        worker.retire(old.map(Instance::Balancer));
+        self.refresh(worker);
+    }
+
+    pub(in crate::worker) fn quarantine(&self, worker: &Worker) {
+        let old = self.inner.borrow_mut().instance.take();
+        worker.retire(old.map(Instance::Balancer));
+    }
+
+    pub(in crate::worker) fn export_state(&self, worker: &Worker) -> Vec<u8> {
+        self.call(worker, |instance| instance.export_state()).unwrap_or_default()
+    }
+
+    pub(in crate::worker) fn tick(&self, worker: &Worker, now_ns: u64) {
+        self.call(worker, |instance| match instance.interests().ticks {
+            true => instance.tick(now_ns),
+            false => Ok(()),
+        });
+    }
+
+    pub(in crate::worker) fn flush(&self) {
+        self.series.flush();
+    }
+
+    /// Chooses for one attempt. The request is lent to the policy for the length of the call.
+    pub(in crate::worker) fn pick(
+        &self,
+        worker: &Worker,
+        facts: &mut Option<Box<RequestFacts>>,
+        attempt: Attempt,
+    ) -> Result<Picked, NoPick> {
+        let now_ms = attempt.now_ns / 1_000_000 + 1;
+        let recheck_ms = self.inner.borrow().recheck_ms;
+        if recheck_ms != 0 && now_ms >= recheck_ms {
+            self.refresh(worker);
+        }
+        let chosen = self.ask(worker, facts, attempt)?;
+        let inner = self.inner.borrow();
+        let tried = facts.as_ref().map_or(&[][..], |f| &f.tried);
+        let index = match chosen {
+            Ok(index) => match unfit(&inner.usable, index, tried, now_ms) {
+                None => return inner.picked(index, true).ok_or(NoPick::NoEndpoint),
+                Some(why) => {
+                    self.series.fallback(why);
+                    native(&inner.usable, tried, worker, now_ms)
+                }
+            },
+            Err(why) => {
+                self.series.fallback(why);
+                native(&inner.usable, tried, worker, now_ms)
+            }
+        };
+        let picked = index.and_then(|index| inner.picked(index, false)).ok_or(NoPick::NoEndpoint);
+        let stale = inner.usable.iter().any(|e| ejected(e, now_ms));
+        drop(inner);
+        if stale {
+            self.refresh(worker);
+        }
+        picked
+    }
+
+    /// What the policy says: an index, or why the native balancer has to.
+    fn ask(
+        &self,
+        worker: &Worker,
+        facts: &mut Option<Box<RequestFacts>>,
+        attempt: Attempt,
+    ) -> Result<Result<usize, Fallback>, NoPick> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.usable.is_empty() {
+            return Err(NoPick::NoEndpoint);
+        }
+        let position = |id| inner.usable.iter().position(|e| e.id == id);
+        let previous = attempt.previous.and_then(position).and_then(|i| u32::try_from(i).ok());
+        let (Some(instance), Some(lent)) = (inner.instance.as_mut(), facts.take()) else {
+            return Ok(Err(Fallback::NoInstance));
+        };
+        let context = PickContext {
+            hash: attempt.hash,
+            random: worker.random(),
+            now: attempt.now_ns,
+            attempt: attempt.number,
+            previous,
+        };
+        let sample = self.series.sample();
+        let (returned, choice) = instance.pick(lent, context);
+        self.series.called(sample);
+        *facts = Some(returned);
+        match choice {
+            Ok(Choice::Endpoint(index)) => Ok(Ok(index as usize)),
+            Ok(Choice::None) => Err(NoPick::PolicyNone),
+            Ok(Choice::Fallback) => Ok(Err(Fallback::Asked)),
+            Err(failure) => {
+                let failed = inner.instance.take();
+                drop(inner);
+                self.failed(worker, failed, failure);
+                Ok(Err(Fallback::Failed))
+            }
+        }
+    }
+
+    /// Tells the policy how an attempt ended, if it wants to know.
+    pub(in crate::worker) fn observe(&self, worker: &Worker, endpoint: &Endpoint, mut observation: Observation) {
+        let index = {
+            let inner = self.inner.borrow();
+            match &inner.instance {
+                Some(instance) if instance.interests().outcomes => {
+                    inner.usable.iter().position(|e| e.id == endpoint.id)
+                }
+                _ => None,
+            }
+        };
+        if let Some(index) = index.and_then(|i| u32::try_from(i).ok()) {
+            observation.endpoint = index;
+            self.call(worker, |instance| instance.observe(&observation));
+        }
+    }
+
+    /// An endpoint has been ejected: leave it out from now on.
+    pub(in crate::worker) fn refresh(&self, worker: &Worker) {
+        let now_ms = clock::now_ms();
+        let mut inner = self.inner.borrow_mut();
+        let out = inner.all.iter().filter(|e| ejected(e, now_ms)).count();
+        inner.recheck_ms =
+            inner.all.iter().map(|e| e.state.ejected_until_ms.load(Relaxed)).filter(|t| *t > now_ms).min().unwrap_or(0);
+        let enough = (inner.all.len() - out) as f64 >= self.panic_threshold * inner.all.len() as f64;
+        let usable = if out == 0 || !enough || out == inner.all.len() {
+            Arc::clone(&inner.all)
+        } else {
+            inner.all.iter().filter(|e| !ejected(e, now_ms)).cloned().collect()
+        };
+        if !same(&usable, &inner.usable) {
+            inner.upstreams = usable.iter().map(|e| worker.upstream(e)).collect();
+            inner.usable = usable;
+        }
+        let usable = Arc::clone(&inner.usable);
+        let informed = inner.instance.as_ref().is_none_or(|i| same(i.endpoints(), &usable));
+        drop(inner);
+        if !informed {
+            self.call(worker, |instance| instance.update(usable));
+        }
+    }
+
+    /// Calls the instance, if there is one, outside a pick.
+    fn call<T>(
+        &self,
+        worker: &Worker,
+        call: impl FnOnce(&mut BalancerInstance) -> Result<T, Failure>,
+    ) -> Option<T> {
+        let mut inner = self.inner.borrow_mut();
+        match call(inner.instance.as_mut()?) {
+            Ok(value) => Some(value),
+            Err(failure) => {
+                let failed = inner.instance.take();
+                drop(inner);
+                self.failed(worker, failed, failure);
+                None
+            }
+        }
+    }
+
+    fn failed(&self, worker: &Worker, instance: Option<Box<BalancerInstance>>, failure: Failure) {
+        worker.retire(instance.map(Instance::Balancer));
+        worker.report(Report::Failed {
+            worker: worker.index,
+            slot: self.slot.clone(),
+            digest: self.policy.digest,
+            failure,
+        });
+    }
+}
+
+impl Inner {
+    fn picked(&self, index: usize, by_policy: bool) -> Option<Picked> {
+        Some(Picked {
+            endpoint: Arc::clone(self.usable.get(index)?),
+            upstream: Rc::clone(self.upstreams.get(index)?),
+            by_policy,
+        })
+    }
+}
+
+/// Why the policy's choice cannot stand, if it cannot: it was tried already while others were not, or it has just
+/// been ejected while others are not.
+fn unfit(usable: &[Arc<Endpoint>], index: usize, tried: &[u64], now_ms: u64) -> Option<Fallback> {
+    let chosen = usable.get(index)?;
+    if !tried.is_empty() && tried.contains(&chosen.id) && usable.iter().any(|e| !tried.contains(&e.id)) {
+        return Some(Fallback::Tried);
+    }
+    (ejected(chosen, now_ms) && usable.iter().any(|e| !ejected(e, now_ms))).then_some(Fallback::Ejected)
+}
+
+/// The native balancer: the less loaded of two at random, among those neither tried nor ejected while there are any.
+fn native(usable: &[Arc<Endpoint>], tried: &[u64], worker: &Worker, now_ms: u64) -> Option<usize> {
+    let draw = || ((u128::from(worker.random()) * usable.len() as u128) >> 64) as usize;
+    let fits = |index: &usize| {
+        usable.get(*index).is_some_and(|e| !tried.contains(&e.id) && !ejected(e, now_ms))
+    };
+    // From a random place on, so that the first one found is not always the same.
+    let from = |start: usize| (start..usable.len()).chain(0..start);
+    let a = from(draw()).find(fits).or_else(|| from(draw()).find(|i| !tried.contains(&usable[*i].id)));
+    let a = a.or_else(|| (!usable.is_empty()).then(draw))?;
+    let b = from(draw()).find(fits).unwrap_or(a);
+    let load = |i: usize| usable[i].state.in_flight.load(Relaxed);
+    Some(if load(b) < load(a) { b } else { a })
+}
+
+fn ejected(endpoint: &Endpoint, now_ms: u64) -> bool {
+    endpoint.state.ejected_until_ms.load(Relaxed) > now_ms
+}
+
+/// Whether two lists hold the same endpoints, by pointer.
+fn same(a: &Arc<[Arc<Endpoint>]>, b: &Arc<[Arc<Endpoint>]>) -> bool {
+    Arc::ptr_eq(a, b) || a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
+}
