@@ -1,12 +1,12 @@
 //! What hostile, broken and innocent guests may and may not do.
 
-mod guest;
+pub(super) mod guest;
 
 use std::sync::Arc;
 
 use guest::{
-    Balancer, CONFIGURATION_REFUSED, CONFIGURED_WITH_STATE, LOOP, PICK_SEVENTH, endpoints, engine, host, metrics,
-    setup,
+    Balancer, CONFIGURATION_REFUSED, CONFIGURED_WITH_STATE, LOOP, PICK_SEVENTH, endpoints, engine, host,
+    metrics, setup,
 };
 
 use super::compiler::embed_world;
@@ -70,7 +70,8 @@ fn foreign_imports_are_named_with_a_remedy() {
     let other_version = r#"(component (import "outrigger:policy/env@0.2.0" (instance)))"#;
     let refusal = refusal_of(&wat::parse_str(other_version).expect("text"));
     assert!(refusal.to_string().contains("another version"), "{refusal}");
-    let module = wat::parse_str(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#).expect("text");
+    let module =
+        wat::parse_str(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#).expect("text");
     let described = embed_world(&module, "load-balancer").expect("world");
     assert!(matches!(refusal_of(&described), Refusal::ForeignImport { .. }));
 }
@@ -136,7 +137,8 @@ fn deadlines_hold_after_the_epoch_thread_has_parked() {
 fn memory_is_bounded() {
     let bomb = "(loop (drop (memory.grow (i32.const 16))) (br 0)) unreachable";
     assert_eq!(failure_of(&Balancer { pick: bomb, ..Balancer::default() }).kind, FailureKind::Memory);
-    let Err(Refusal::FailedToStart { failure }) = Balancer { memory_pages: 257, ..Balancer::default() }.start(1)
+    let Err(Refusal::FailedToStart { failure }) =
+        Balancer { memory_pages: 257, ..Balancer::default() }.start(1)
     else {
         panic!("starts")
     };
@@ -146,7 +148,8 @@ fn memory_is_bounded() {
 #[test]
 fn stack_overflows_are_traps() {
     let imports = "(func $deep (param i32) (result i32) (call $deep (i32.add (local.get 0) (i32.const 1))))";
-    let failure = failure_of(&Balancer { imports, pick: "(call $deep (i32.const 0))", ..Balancer::default() });
+    let failure =
+        failure_of(&Balancer { imports, pick: "(call $deep (i32.const 0))", ..Balancer::default() });
     assert_eq!(failure.kind, FailureKind::Trap);
     assert!(failure.message.contains("stack"), "{failure}");
 }
@@ -213,7 +216,8 @@ fn counters_over_the_cap_count_nowhere_and_bad_names_trap() {
     for i in 0..super::metrics::COUNTERS_MAX {
         full.counter_slot(&format!("c{i}"));
     }
-    let pick_one = "(drop (call $add (call $counter (i32.const 99) (i32.const 7)) (i64.const 2))) (i32.const 64)";
+    let pick_one =
+        "(drop (call $add (call $counter (i32.const 99) (i32.const 7)) (i64.const 2))) (i32.const 64)";
     let guest = Balancer { imports: COUNTER, pick: pick_one, ..Balancer::default() };
     let compiled = guest.load(&engine()).expect("loads");
     let mut instance = compiled.balancer(&setup(&full), endpoints(1), None).expect("starts");

@@ -30,7 +30,14 @@ pub(super) const LOOP: &str = "(loop (br 0)) unreachable";
 
 impl Default for Balancer {
     fn default() -> Self {
-        Self { imports: "", memory_pages: 1, configure: CONFIGURED, update: "", pick: PICK_FIRST, state: false }
+        Self {
+            imports: "",
+            memory_pages: 1,
+            configure: CONFIGURED,
+            update: "",
+            pick: PICK_FIRST,
+            state: false,
+        }
     }
 }
 
@@ -97,7 +104,7 @@ const STATE: &str = r#"
         (if (result i32) (i32.eq (local.get 1) (i32.const 1))
             (then (i32.const 48)) (else (i32.const 16))))"#;
 
-pub(super) fn host() -> PolicyHost {
+pub(in crate::policy) fn host() -> PolicyHost {
     PolicyHost {
         cache_dir: None,
         memory_bytes_max: 16 << 20,
