@@ -9,3 +9,4 @@ pub mod logging;
 pub mod metrics;
 pub mod policy;
 pub mod snapshot;
+pub mod worker;

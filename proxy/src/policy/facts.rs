@@ -55,16 +55,14 @@ fn hex_pair(pair: &[u8; 2]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::HeadLimits;
 
     fn head(fields: &[(&str, &str)]) -> RequestHead {
+        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let text = format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
         let mut head = RequestHead::default();
-        for (name, value) in fields {
-            let at = head.bytes.len();
-            head.bytes.extend_from_slice(name.as_bytes());
-            head.bytes.extend_from_slice(value.as_bytes());
-            let middle = at + name.len();
-            head.headers.push((at..middle, middle..middle + value.len()));
-        }
+        let limits = HeadLimits { bytes_max: 4096, fields_max: 16 };
+        head.parse(text.as_bytes(), limits).expect("a good head");
         head
     }
 
