@@ -250,7 +250,7 @@ async fn failures_are_replaced_then_quarantined_then_forgiven() {
 #[tokio::test]
 async fn failures_of_an_earlier_version_do_not_count() {
     let scene = Scene::start("services: {web: {}}", SERVICES).await;
-    let digest = crate::snapshot::Digest::of(b"another");
+    let digest = Digest::of(b"another");
     let failure = Failure { kind: FailureKind::Deadline, message: "pick".into() };
     scene.reports.send(Report::Failed { worker: 1, slot: balancer("web"), digest, failure }).await.unwrap();
     scene.control.reset("p2c").await.unwrap();

@@ -108,7 +108,7 @@ mod tests {
             let refused = super::host(&head(&[("host", host)]), Exposure::Loopback);
             assert_eq!(refused, Err(Turned::ForeignHost), "{host}");
         }
-        assert_eq!(super::host(&head(&[("host", "sidecar.example")]), Exposure::Network), Ok(()));
+        assert_eq!(host(&head(&[("host", "sidecar.example")]), Exposure::Network), Ok(()));
     }
 
     #[test]

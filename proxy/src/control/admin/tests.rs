@@ -127,7 +127,7 @@ async fn a_policy_is_put_taken_back_and_refused() {
     assert_eq!(huge.status, 413);
     let chunks = "transfer-encoding: chunked\r\n";
     let endless = format!("{:x}\r\n{}", 1 << 30, "x".repeat(1 << 10));
-    let cut = tokio::time::timeout(Duration::from_millis(200), async {
+    let cut = timeout(Duration::from_millis(200), async {
         ask_open(address, "PUT", "/policies/p2c", chunks, endless.as_bytes()).await
     });
     // A body that does not end is waited for, but answers nobody else later.
