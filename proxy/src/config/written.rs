@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) domain: Option<String>,
     /// What is logged, and how.
     pub(crate) log: Option<Log>,
+    /// Which fields tell a service about the client. Default: x-forwarded.
+    pub(crate) forwarded: Option<ForwardedFields>,
     /// Bounds on connections and heads.
     pub(crate) limits: Option<Limits>,
     /// How policies are kept in check.
@@ -100,6 +102,20 @@ pub(crate) struct Log {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+/// Which fields tell a service about the client. Members that came in are kept, ours is added at the end.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ForwardedFields {
+    /// No fields are added.
+    None,
+    /// `X-Forwarded-For`, `-Proto` and, where the authority is rewritten, `-Host`.
+    XForwarded,
+    /// `Forwarded`, as RFC 7239 has it.
+    Forwarded,
+    /// Both kinds.
+    Both,
 }
 
 /// Bounds on what a peer can make the proxy hold.
