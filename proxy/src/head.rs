@@ -86,7 +86,7 @@ impl RequestHead {
                 .fields
                 .iter()
                 .filter(|f| f.kind == Kind::Connection)
-                .flat_map(|f| field::list(&self.bytes[f.value.clone()]))
+                .flat_map(|f| list(&self.bytes[f.value.clone()]))
                 .any(|token| token.eq_ignore_ascii_case(name))
     }
 

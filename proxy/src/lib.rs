@@ -1,3 +1,5 @@
+//! Outrigger: a sidecar proxy whose balancing and routing policies are WebAssembly components.
+
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -8,3 +10,4 @@ pub mod logging;
 pub mod metrics;
 pub mod policy;
 pub mod snapshot;
+pub mod worker;

@@ -203,7 +203,7 @@ impl Worker {
     }
 
     fn flush(&self) {
-        self.generation().flush();
+        self.generation().flush(self);
         self.unrouted.flush();
         let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
         self.metrics.connections.with_label_values(&[&self.index.to_string()]).set(open);

@@ -23,6 +23,7 @@ pub struct Config {
     pub log: Log,
     /// `SERVICE.<domain>` names the service as well as `SERVICE`.
     pub domain: String,
+    pub forwarded: ForwardedFields,
     pub limits: Limits,
     pub policy_host: PolicyHost,
     /// Policies given by file; the built-in ones need no entry. Keys never clash with built-in names.
@@ -83,6 +84,28 @@ pub struct Log {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// Which fields tell the upstream about the client. Members that came in are kept, ours is added at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardedFields {
+    None,
+    /// `X-Forwarded-For`, `-Proto` and, where the authority is rewritten, `-Host`.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    Both,
+}
+
+impl ForwardedFields {
+    pub fn x_forwarded(self) -> bool {
+        matches!(self, Self::XForwarded | Self::Both)
+    }
+
+    pub fn forwarded(self) -> bool {
+        matches!(self, Self::Forwarded | Self::Both)
+    }
 }
 
 /// Bounds on what a peer can make us hold.

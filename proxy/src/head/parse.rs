@@ -204,7 +204,7 @@ impl RequestHead {
 }
 
 /// A length is digits only, and one number: `5, 5`, `+5` and an empty value are refused.
-pub fn content_length(value: &[u8]) -> Option<u64> {
+pub(super) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -212,7 +212,7 @@ pub fn content_length(value: &[u8]) -> Option<u64> {
 }
 
 /// `chunked` alone is understood. Anything with `chunked` elsewhere is malformed, another coding unsupported.
-pub fn transfer_encoding(value: &[u8]) -> Result<(), BadHead> {
+pub(super) fn transfer_encoding(value: &[u8]) -> Result<(), BadHead> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }

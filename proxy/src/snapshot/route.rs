@@ -97,6 +97,16 @@ impl RouteTable {
         }
     }
 
+    /// Index of the first route from `from` on that fits: for callers that cannot keep the head borrowed from one
+    /// candidate to the next.
+    pub fn find_from(&self, head: &RequestHead, from: usize) -> Option<usize> {
+        let from = u32::try_from(from).ok()?;
+        let mut candidates = self.find(head);
+        candidates.exact = &candidates.exact[candidates.exact.partition_point(|i| *i < from)..];
+        candidates.pattern = &candidates.pattern[candidates.pattern.partition_point(|i| *i < from)..];
+        candidates.next_indexed().map(|(index, _)| index)
+    }
+
     /// The pool of the service that an authority names: `web`, `web.<domain>`, with or without port and final dot.
     pub fn service_of(&self, authority: &str) -> Option<usize> {
         let host = host_of(authority);
@@ -129,8 +139,14 @@ pub struct Candidates<'a> {
 impl<'a> Iterator for Candidates<'a> {
     type Item = &'a Route;
 
-    /// Merges the two ordered lists; no route is in both.
     fn next(&mut self) -> Option<&'a Route> {
+        self.next_indexed().map(|(_, route)| route)
+    }
+}
+
+impl<'a> Candidates<'a> {
+    /// Merges the two ordered lists; no route is in both.
+    fn next_indexed(&mut self) -> Option<(usize, &'a Route)> {
         loop {
             let list = match (self.exact.first(), self.pattern.first()) {
                 (Some(e), Some(p)) if e < p => &mut self.exact,
@@ -141,7 +157,7 @@ impl<'a> Iterator for Candidates<'a> {
             *list = rest;
             let route = self.routes.get(index as usize)?;
             if route.fits(self.host, self.head) {
-                return Some(route);
+                return Some((index as usize, route));
             }
         }
     }

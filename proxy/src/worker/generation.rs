@@ -3,7 +3,7 @@
 //! A request takes one generation and keeps it to its log line. What a new snapshot leaves alone is carried over by
 //! pointer: instances, their learning, and connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +33,19 @@ pub(super) struct Target {
     pub(super) series: Rc<ServiceSeries>,
     /// First digits, for the access log.
     pub(super) digest: String,
+    /// What this worker has added to the gauge of open connections.
+    open: Cell<i64>,
+}
+
+impl Target {
+    /// Brings this worker's share of the gauge of open connections up to date. Pools of a part of a service share
+    /// their connections with the whole one, which counts them.
+    fn gauge(&self, worker: &Worker, open: i64) {
+        if self.pool.name == self.pool.service {
+            let gauge = worker.metrics.upstream_connections.with_label_values(&[&*self.pool.service]);
+            gauge.add(open - self.open.replace(open));
+        }
+    }
 }
 
 /// A route's policy at work.
@@ -85,7 +98,11 @@ impl Generation {
                 }),
             })
         });
-        Self { routers: routers.collect(), targets, snapshot }
+        let next = Self { routers: routers.collect(), targets, snapshot };
+        for gone in self.targets.iter().filter(|t| next.target(&t.pool.name).is_none()) {
+            gone.gauge(worker, 0);
+        }
+        next
     }
 
     pub(super) fn target(&self, name: &str) -> Option<&Rc<Target>> {
@@ -152,10 +169,11 @@ impl Generation {
         }
     }
 
-    pub(super) fn flush(&self) {
+    pub(super) fn flush(&self, worker: &Worker) {
         for target in &self.targets {
             target.series.flush();
             target.balancer.flush();
+            target.gauge(worker, target.balancer.open());
         }
         for router in self.routers.iter().flatten() {
             router.series.flush();
@@ -185,7 +203,8 @@ fn next_target(
         None => worker.series(&pool.service),
     };
     let digest = pool.balancer.digest.to_string()[..12].to_owned();
-    Rc::new(Target { pool: Arc::clone(pool), balancer, series, digest })
+    let open = Cell::new(old.map_or(0, |old| old.open.replace(0)));
+    Rc::new(Target { pool: Arc::clone(pool), balancer, series, digest, open })
 }
 
 impl Router {

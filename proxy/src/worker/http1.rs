@@ -9,4 +9,4 @@ mod write;
 
 pub(super) use buffer::Buffer;
 pub(super) use chunked::{BadChunk, Chunked};
-pub(super) use write::{Forwarding, request_head, response_head};
+pub(super) use write::{Forwarding, Persistence, request_head, response_head};

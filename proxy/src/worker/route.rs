@@ -48,7 +48,7 @@ pub(super) fn decide(
             Some(f) if !table.routes().is_empty() => table.find_from(&f.head, from),
             _ => None,
         };
-        let Some((index, route)) = candidate else { break };
+        let Some((index, route)) = candidate.and_then(|i| Some((i, table.routes().get(i)?))) else { break };
         from = index + 1;
         match &route.target {
             RouteTarget::Pool(pool) => {

@@ -113,6 +113,11 @@ impl Balancer {
         });
     }
 
+    /// Connections of this worker to the endpoints in use.
+    pub(in crate::worker) fn open(&self) -> i64 {
+        self.inner.borrow().upstreams.iter().map(|u| i64::try_from(u.open()).unwrap_or(i64::MAX)).sum()
+    }
+
     pub(in crate::worker) fn flush(&self) {
         self.series.flush();
     }

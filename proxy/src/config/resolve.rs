@@ -1,0 +1,276 @@
+//! From the configuration as written to one that is valid by construction.
+//!
+//! Fills in defaults and reports everything that serde cannot see: ranges, names that refer to nothing, fields that
+//! exclude or need each other. After a report a harmless value takes the place of the wrong one, and the caller
+//! discards the result.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::diagnostic::{FieldPath, Problems};
+use super::resolved::{
+    Config, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost, RegistrySource, ServiceSettings,
+};
+use super::{builtin_kind, written};
+
+mod admin;
+pub(crate) mod check;
+mod policy;
+mod route;
+mod service;
+
+use check::{address, range, size, span};
+
+const OUTBOUND_PORT: u16 = 15001;
+const DOMAIN: &str = "mesh.internal";
+const WORKERS_DEFAULT_MAX: usize = 2;
+const SERVICES_MAX: usize = 10_000;
+const POLICIES_MAX: usize = 256;
+
+/// Resolves a whole configuration; relative paths start at `base`.
+pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Problems) -> Config {
+    let root = &FieldPath::Root;
+    let written_policies = written.policies.unwrap_or_default();
+    let policies = policies(&written_policies, base, &root.field("policies"), problems);
+    let defaults = written.defaults.unwrap_or_default();
+    let defaults =
+        service::settings(defaults, &service::built_in(), &policies, &root.field("defaults"), problems);
+    let services = services(
+        written.services.unwrap_or_default(),
+        &defaults,
+        &policies,
+        &root.field("services"),
+        problems,
+    );
+    let routes =
+        route::routes(written.routes.unwrap_or_default(), &policies, &root.field("routes"), problems);
+    let outbound = outbound(written.outbound, &root.field("outbound"), problems);
+    let admin = admin::resolve(written.admin.unwrap_or_default(), base, &root.field("admin"), problems);
+    admin::refuse_shared_port(&admin.listen, &outbound, &root.field("admin"), problems);
+    Config {
+        node: node(written.node.unwrap_or_default(), &root.field("node"), problems),
+        workers: workers(written.workers, &root.field("workers"), problems),
+        outbound,
+        admin,
+        registry: registry(written.registry, base, &root.field("registry"), problems),
+        log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
+        domain: domain(written.domain, &root.field("domain"), problems),
+        limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
+        policy_host: policy_host(
+            written.policy_host.unwrap_or_default(),
+            base,
+            &root.field("policy_host"),
+            problems,
+        ),
+        policies,
+        defaults,
+        services,
+        routes,
+    }
+}
+
+fn node(written: written::Node, at: &FieldPath<'_>, problems: &mut Problems) -> Node {
+    if let Some(service) = &written.service {
+        check::dns_label(service, &at.field("service"), problems);
+    }
+    Node { service: written.service.unwrap_or_default(), zone: written.zone.unwrap_or_default() }
+}
+
+fn workers(written: Option<usize>, at: &FieldPath<'_>, problems: &mut Problems) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    range(written, cores.min(WORKERS_DEFAULT_MAX), 1..=256, at, problems)
+}
+
+fn outbound(
+    written: Option<written::OneOrMany>,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> Vec<SocketAddr> {
+    let Some(written::OneOrMany(texts)) = written else {
+        return vec![(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into()];
+    };
+    if texts.is_empty() {
+        problems.report(at, "an empty list; at least one address is needed");
+    }
+    let mut addresses = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let at = &at.item(index);
+        let Some(address) = address(text, at, problems) else { continue };
+        // Port 0 is any free port, so it may be given more than once.
+        if address.port() != 0 && addresses.contains(&address) {
+            problems.report(at, format!("{address} is given twice"));
+        }
+        addresses.push(address);
+    }
+    addresses
+}
+
+fn registry(
+    written: Option<written::Registry>,
+    base: &Path,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> RegistrySource {
+    let file = match written {
+        Some(registry) => file(registry.file.as_deref(), base, &at.field("file"), problems),
+        None => {
+            problems.report_with(
+                at,
+                "field `registry` is missing",
+                "as in `registry: {file: services.yaml}`",
+            );
+            PathBuf::new()
+        }
+    };
+    RegistrySource::File(file)
+}
+
+/// A path that must be given.
+fn file(written: Option<&str>, base: &Path, at: &FieldPath<'_>, problems: &mut Problems) -> PathBuf {
+    match written {
+        Some("") => problems.report(at, "an empty path"),
+        Some(_) => {}
+        None => problems.report(at, "field `file` is missing"),
+    }
+    base.join(written.unwrap_or_default())
+}
+
+fn log(written: written::Log, at: &FieldPath<'_>, problems: &mut Problems) -> Log {
+    let filter = written.filter.unwrap_or_else(|| "info".to_owned());
+    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&filter) {
+        problems.report(&at.field("filter"), format!("not a filter: {error}"));
+    }
+    let format = match written.format {
+        Some(written::LogFormat::Json) => LogFormat::Json,
+        Some(written::LogFormat::Text) | None => LogFormat::Text,
+    };
+    Log { format, filter, access: written.access.unwrap_or(false) }
+}
+
+fn domain(written: Option<String>, at: &FieldPath<'_>, problems: &mut Problems) -> String {
+    let domain = written.unwrap_or_else(|| DOMAIN.to_owned()).to_ascii_lowercase();
+    if !check::is_dns_name(&domain) {
+        problems.report(at, format!("`{domain}` is not a domain name"));
+    }
+    domain
+}
+
+fn limits(written: written::Limits, at: &FieldPath<'_>, problems: &mut Problems) -> Limits {
+    let mut count = |value: Option<usize>, default, allowed, name| {
+        range(value, default, allowed, &at.field(name), problems)
+    };
+    let connections_max = count(written.connections_max, 16_384, 1..=1_000_000, "connections_max");
+    let headers_max = count(written.headers_max, 128, 1..=4096, "headers_max");
+    let pool_idle_max = count(written.pool_idle_max, 256, 0..=65_536, "pool_idle_max");
+    let endpoint_connections_max =
+        count(written.endpoint_connections_max, 1024, 1..=65_536, "endpoint_connections_max");
+    let head_bytes_max =
+        size(written.head_bytes_max, 64 << 10, 1 << 10..=1 << 20, &at.field("head_bytes_max"), problems);
+    Limits { connections_max, head_bytes_max, headers_max, pool_idle_max, endpoint_connections_max }
+}
+
+fn policy_host(
+    written: written::PolicyHost,
+    base: &Path,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> PolicyHost {
+    let quarantine = written.quarantine.unwrap_or_default();
+    let quarantine_at = &at.field("quarantine");
+    let cache_dir = match written.cache_dir.as_deref() {
+        Some("none") => None,
+        Some("") => {
+            problems.report_with(&at.field("cache_dir"), "an empty path", "`none` turns the cache off");
+            None
+        }
+        Some(dir) => Some(base.join(dir)),
+        None => cache_dir_default(),
+    };
+    let mut time = |value, default, name| span(value, default, &at.field(name), problems);
+    let call_budget = time(written.call_budget, Duration::from_millis(2), "call_budget");
+    let update_budget = time(written.update_budget, Duration::from_millis(50), "update_budget");
+    // A page of Wasm memory at least, and what 32 bits can address at most.
+    let memory = 64 << 10..=4 << 30;
+    PolicyHost {
+        cache_dir,
+        memory_bytes_max: size(
+            written.memory_bytes_max,
+            16 << 20,
+            memory,
+            &at.field("memory_bytes_max"),
+            problems,
+        ),
+        component_bytes_max: size(
+            written.component_bytes_max,
+            32 << 20,
+            1 << 10..=1 << 30,
+            &at.field("component_bytes_max"),
+            problems,
+        ),
+        call_budget,
+        update_budget,
+        quarantine_failures: range(
+            quarantine.failures,
+            5,
+            1..=1000,
+            &quarantine_at.field("failures"),
+            problems,
+        ),
+        quarantine_window: span(
+            quarantine.window,
+            Duration::from_secs(30),
+            &quarantine_at.field("window"),
+            problems,
+        ),
+    }
+}
+
+/// `None` if this account has no place for caches.
+fn cache_dir_default() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/cache/outrigger"));
+    }
+    let from_env = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let caches = from_env("XDG_CACHE_HOME").or_else(|| from_env("HOME").map(|home| home.join(".cache")));
+    caches.map(|caches| caches.join("outrigger"))
+}
+
+fn policies(
+    written: &BTreeMap<String, written::PolicyFile>,
+    base: &Path,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<String, PolicyFile> {
+    check::count(written.len(), POLICIES_MAX, at, problems);
+    let mut policies = BTreeMap::new();
+    for (name, policy) in written {
+        let at = &at.field(name);
+        check::dns_label_key(name, at, problems);
+        if builtin_kind(name).is_some() {
+            problems.report_key(at, format!("`{name}` is a built-in policy; choose another name"));
+        }
+        let file = file(policy.file.as_deref(), base, &at.field("file"), problems);
+        policies.insert(name.clone(), PolicyFile { file, place: problems.place(&at.field("file")) });
+    }
+    policies
+}
+
+fn services(
+    written: BTreeMap<String, written::Service>,
+    defaults: &ServiceSettings,
+    policies: &BTreeMap<String, PolicyFile>,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<String, ServiceSettings> {
+    check::count(written.len(), SERVICES_MAX, at, problems);
+    let mut services = BTreeMap::new();
+    for (name, service) in written {
+        let at = &at.field(&name);
+        check::dns_label_key(&name, at, problems);
+        let settings = service::settings(service, defaults, policies, at, problems);
+        services.insert(name.clone(), settings);
+    }
+    services
+}
