@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::diagnostic::{FieldPath, Problems};
 use super::resolved::{
-    Config, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost, RegistrySource, ServiceSettings,
+    Config, Limits, Log, ForwardedFields, LogFormat, Node, PolicyFile, PolicyHost, RegistrySource, ServiceSettings,
 };
 use super::{builtin_kind, written};
 
@@ -57,6 +57,12 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         registry: registry(written.registry, base, &root.field("registry"), problems),
         log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
         domain: domain(written.domain, &root.field("domain"), problems),
+        forwarded: match written.forwarded {
+            None | Some(written::Forwarded::XForwarded) => ForwardedFields::XForwarded,
+            Some(written::Forwarded::None) => ForwardedFields::None,
+            Some(written::Forwarded::Forwarded) => ForwardedFields::Forwarded,
+            Some(written::Forwarded::Both) => ForwardedFields::Both,
+        },
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
         policy_host: policy_host(
             written.policy_host.unwrap_or_default(),

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) registry: Option<Registry>,
     /// `SERVICE.<domain>` names a service as well as `SERVICE`. Default: mesh.internal.
     pub(crate) domain: Option<String>,
+    /// Which fields tell the upstream about the client. Default: x-forwarded.
+    pub(crate) forwarded: Option<Forwarded>,
     /// What is logged, and how.
     pub(crate) log: Option<Log>,
     /// Bounds on connections and heads.
@@ -92,6 +94,18 @@ pub(crate) struct Log {
     pub(crate) filter: Option<String>,
     /// One JSON line per request on standard output. Default: false.
     pub(crate) access: Option<bool>,
+}
+
+/// Members that came in are kept; ours is added at the end.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Forwarded {
+    None,
+    /// `X-Forwarded-For`, `-Proto`, `-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    Both,
 }
 
 /// Form of log lines.
