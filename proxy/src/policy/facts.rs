@@ -4,14 +4,19 @@ use std::borrow::Cow;
 
 use crate::head::RequestHead;
 
-/// Value of the named cookie (RFC 6265, section 5.4): names are compared exactly, the first match wins.
+/// Value of the named cookie (RFC 6265, section 4.1.1), without quotes: names are compared exactly, the first match
+/// wins.
 pub fn cookie<'a>(head: &'a RequestHead, name: &str) -> Option<&'a [u8]> {
     head.header_all("cookie").find_map(|line| {
         line.split(|b| *b == b';').find_map(|pair| {
             let eq = memchr::memchr(b'=', pair)?;
-            (pair[..eq].trim_ascii() == name.as_bytes()).then(|| pair[eq + 1..].trim_ascii())
+            (pair[..eq].trim_ascii() == name.as_bytes()).then(|| unquoted(pair[eq + 1..].trim_ascii()))
         })
     })
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// First value of the query parameter, with `+` and percent escapes decoded.
@@ -68,11 +73,12 @@ mod tests {
 
     #[test]
     fn cookies_are_found_in_any_line() {
-        let head = head(&[("Cookie", "a=1; session=x=y ;b"), ("cookie", "late=2")]);
+        let head = head(&[("Cookie", "a=1; session=x=y ;b; q=\"7\""), ("cookie", "late=2")]);
         assert_eq!(cookie(&head, "a"), Some(&b"1"[..]));
         assert_eq!(cookie(&head, "session"), Some(&b"x=y"[..]));
         assert_eq!(cookie(&head, "late"), Some(&b"2"[..]));
         assert_eq!(cookie(&head, "b"), None);
+        assert_eq!(cookie(&head, "q"), Some(&b"7"[..]));
         assert_eq!(cookie(&head, "A"), None);
     }
 
