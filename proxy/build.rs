@@ -38,7 +38,55 @@ fn build() -> Result<(), Box<dyn Error>> {
         table += &format!("    (\"{policy}\", include_bytes!({:?})),\n", component.display().to_string());
     }
     fs::write(out.join("builtin.rs"), format!("const BUILTIN: &[(&str, &[u8])] = &[\n{table}];\n"))?;
+    embed_sdk(&root, &out)
+}
+
+/// The SDK's files, for `outrigger policy new`, with a manifest that stands without our workspace.
+fn embed_sdk(root: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    let sdk = root.join("sdk");
+    let manifest = out.join("sdk-Cargo.toml");
+    fs::write(&manifest, standalone(&sdk.join("Cargo.toml"), &root.join("Cargo.toml"))?)?;
+    let mut files = vec![("Cargo.toml".to_owned(), manifest)];
+    for dir in ["src", "wit"] {
+        collect(&sdk, &sdk.join(dir), &mut files)?;
+    }
+    files.sort();
+    let entry = |(name, path): &(String, PathBuf)| format!("    ({name:?}, include_str!({path:?})),\n");
+    let table: String = files.iter().map(entry).collect();
+    fs::write(out.join("sdk.rs"), format!("const SDK: &[(&str, &str)] = &[\n{table}];\n"))?;
     Ok(())
+}
+
+fn collect(base: &Path, dir: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<(), Box<dyn Error>> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(base, &path, files)?;
+        } else {
+            files.push((path.strip_prefix(base)?.display().to_string(), path));
+        }
+    }
+    Ok(())
+}
+
+/// The manifest with what it inherits written out: `x.workspace = true` becomes the workspace's line for `x`.
+fn standalone(manifest: &Path, workspace: &Path) -> Result<String, Box<dyn Error>> {
+    let shared = fs::read_to_string(workspace)?;
+    let mut text = String::new();
+    for line in fs::read_to_string(manifest)?.lines() {
+        match line.trim().strip_suffix(".workspace = true") {
+            Some(key) => {
+                let start = format!("{key} = ");
+                let inherited = shared.lines().find(|line| line.starts_with(&start));
+                text += inherited.ok_or_else(|| format!("the workspace has no `{key}`"))?;
+            }
+            // The lints are the workspace's own business.
+            None if line.trim() == "[lints]" => break,
+            None => text += line,
+        }
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Names of the crates in `policies/`, sorted: the directory's name is the policy's.

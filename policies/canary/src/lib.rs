@@ -54,7 +54,7 @@ impl Router for Canary {
 
     fn new(config: Settings, _: &Setup, backends: &[String]) -> Result<Self, String> {
         if !(0.0..=100.0).contains(&config.percent) {
-            return Err(format!("percent: {} does not do, expected 0 to 100", config.percent));
+            return Err("percent: out of range, expected 0 to 100".into());
         }
         if config.sticky && config.cookie.is_none() {
             return Err("sticky: needs a cookie, expected its name in `cookie`".into());

@@ -40,9 +40,7 @@ impl Balancer for Rendezvous {
 
     fn new(config: Settings, _: &Setup) -> Result<Self, String> {
         match config.load_factor {
-            Some(factor) if factor <= 1.0 => {
-                Err(format!("load_factor: {factor} does not do, expected above 1 or null"))
-            }
+            Some(factor) if factor <= 1.0 => Err("load_factor: too small, expected above 1, or null".into()),
             load_factor => Ok(Self { load_factor, servers: Vec::new(), equal_weights: true }),
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::bindings::{balancer, state, types};
-use super::compiled::{Compiled, Interests, Setup};
+use super::compiled::{Compiled, Interests, Setup, Simulation};
 use super::instance::{Guest, configured, lowered, shortened};
 use super::refusal::{Failure, Refusal};
 use crate::head::RequestFacts;
@@ -78,9 +78,10 @@ impl BalancerInstance {
         compiled: &Arc<Compiled>,
         setup: &Setup<'_>,
         endpoints: Arc<[Arc<Endpoint>]>,
+        simulation: Option<Simulation>,
     ) -> Result<Self, Refusal> {
         let indices = compiled.balancer_indices()?;
-        let mut guest = Guest::start(compiled, setup)?;
+        let mut guest = Guest::start(compiled, setup, simulation)?;
         let load = |e: wasmtime::Error| Refusal::Mismatch { message: format!("{e:#}") };
         let exports = indices.load(&mut guest.store, &guest.instance).map_err(load)?;
         let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &guest.instance));
@@ -166,7 +167,8 @@ impl BalancerInstance {
         self.guest.export_state(state)
     }
 
-    pub(super) fn import_state(&mut self, bytes: &[u8]) -> Result<Result<(), String>, Failure> {
+    /// The outer error is a failure of the call, the inner one the policy's own words.
+    pub fn import_state(&mut self, bytes: &[u8]) -> Result<Result<(), String>, Failure> {
         Ok(self.guest.import_state(self.state.as_ref(), bytes)?.map_err(shortened))
     }
 
@@ -177,7 +179,7 @@ impl BalancerInstance {
 
     /// Makes time and randomness repeatable, for checks.
     pub fn simulate(&mut self, seed: u64, now: u64) {
-        self.guest.simulate(seed, now);
+        self.guest.simulate(Simulation { seed, now });
     }
 }
 

@@ -215,3 +215,6 @@ const FILE_BYTES_MAX: u64 = 512 << 20;
 const FILES_MAX: usize = 256;
 /// Of all files.
 const BYTES_MAX: u64 = 1 << 30;
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,13 @@ pub struct Interests {
     pub rebuild: bool,
 }
 
+/// Given time and randomness.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Simulation {
+    pub(super) seed: u64,
+    pub(super) now: u64,
+}
+
 /// How the code came about.
 pub(super) struct Provenance {
     pub(super) wasm_bytes: usize,
@@ -108,13 +115,13 @@ impl Compiled {
         endpoints: Arc<[Arc<Endpoint>]>,
         state: Option<&[u8]>,
     ) -> Result<BalancerInstance, Refusal> {
-        let mut instance = BalancerInstance::start(self, setup, Arc::clone(&endpoints))?;
+        let mut instance = BalancerInstance::start(self, setup, Arc::clone(&endpoints), None)?;
         let Some(bytes) = wanted(state, instance.interests()) else { return Ok(instance) };
         match instance.import_state(bytes) {
             Ok(Ok(())) => Ok(instance),
             refused => {
                 report_refused_state(setup, &refused);
-                BalancerInstance::start(self, setup, endpoints)
+                BalancerInstance::start(self, setup, endpoints, None)
             }
         }
     }
@@ -126,15 +133,36 @@ impl Compiled {
         backends: &[String],
         state: Option<&[u8]>,
     ) -> Result<RouterInstance, Refusal> {
-        let mut instance = RouterInstance::start(self, setup, backends)?;
+        let mut instance = RouterInstance::start(self, setup, backends, None)?;
         let Some(bytes) = wanted(state, instance.interests()) else { return Ok(instance) };
         match instance.import_state(bytes) {
             Ok(Ok(())) => Ok(instance),
             refused => {
                 report_refused_state(setup, &refused);
-                RouterInstance::start(self, setup, backends)
+                RouterInstance::start(self, setup, backends, None)
             }
         }
+    }
+
+    /// Without endpoints; time and randomness are given from the first call on. For checks and simulations.
+    pub fn simulated_balancer(
+        self: &Arc<Self>,
+        setup: &Setup<'_>,
+        seed: u64,
+        now: u64,
+    ) -> Result<BalancerInstance, Refusal> {
+        BalancerInstance::start(self, setup, Arc::from([]), Some(Simulation { seed, now }))
+    }
+
+    /// The same for routers.
+    pub fn simulated_router(
+        self: &Arc<Self>,
+        setup: &Setup<'_>,
+        backends: &[String],
+        seed: u64,
+        now: u64,
+    ) -> Result<RouterInstance, Refusal> {
+        RouterInstance::start(self, setup, backends, Some(Simulation { seed, now }))
     }
 
     pub(super) fn engine(&self) -> &Engine {

@@ -9,7 +9,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::Resolve;
 
 use super::engine::configuration;
 use super::inspect::inspect;
@@ -30,6 +31,19 @@ pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     let component = encode().map_err(|e| Refusal::Malformed { message: format!("{e:#}") })?;
     inspect(&component)?.admit()?;
     Ok(component)
+}
+
+/// The module with a description of the world it implements, for languages whose tools do not add one.
+pub fn embed_world(module: &[u8], world: &str) -> Result<Vec<u8>, Refusal> {
+    let refused = |message: String| Refusal::Mismatch { message };
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("policy.wit", WIT).map_err(|e| refused(format!("{e:#}")))?;
+    let worlds = "the worlds are load-balancer, request-router and policy";
+    let world = resolve.select_world(&[package], Some(world)).map_err(|_| refused(worlds.to_owned()))?;
+    let mut described = module.to_vec();
+    wit_component::embed_component_metadata(&mut described, &resolve, world, StringEncoding::UTF8)
+        .map_err(|e| refused(format!("{e:#}")))?;
+    Ok(described)
 }
 
 /// Compiles in `program compile-component`, with the wasm on its standard input and the code on its standard output.
@@ -115,6 +129,8 @@ fn gave_up(message: String) -> Refusal {
     Refusal::Compiler { message }
 }
 
+/// The contract.
+pub const WIT: &str = include_str!("../../../sdk/wit/policy.wit");
 /// The verb of the program that compiles; not for people.
 pub const CHILD_VERB: &str = "compile-component";
 const EXIT_REFUSED: i32 = 1;

@@ -61,6 +61,11 @@ impl Pulse {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_parked(&self) -> bool {
+        self.state.load(SeqCst) == PARKED
+    }
+
     #[cold]
     fn wake(&self) {
         // An engine is never stopped while an instance of it lives: instances own it.

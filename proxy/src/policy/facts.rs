@@ -4,14 +4,19 @@ use std::borrow::Cow;
 
 use crate::head::RequestHead;
 
-/// Value of the named cookie (RFC 6265, section 5.4): names are compared exactly, the first match wins.
+/// Value of the named cookie (RFC 6265, section 4.1.1), without quotes: names are compared exactly, the first match
+/// wins.
 pub fn cookie<'a>(head: &'a RequestHead, name: &str) -> Option<&'a [u8]> {
     head.header_all("cookie").find_map(|line| {
         line.split(|b| *b == b';').find_map(|pair| {
             let eq = memchr::memchr(b'=', pair)?;
-            (pair[..eq].trim_ascii() == name.as_bytes()).then(|| pair[eq + 1..].trim_ascii())
+            (pair[..eq].trim_ascii() == name.as_bytes()).then(|| unquoted(pair[eq + 1..].trim_ascii()))
         })
     })
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// First value of the query parameter, with `+` and percent escapes decoded.
@@ -55,26 +60,25 @@ fn hex_pair(pair: &[u8; 2]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::HeadLimits;
 
     fn head(fields: &[(&str, &str)]) -> RequestHead {
+        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let text = format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
         let mut head = RequestHead::default();
-        for (name, value) in fields {
-            let at = head.bytes.len();
-            head.bytes.extend_from_slice(name.as_bytes());
-            head.bytes.extend_from_slice(value.as_bytes());
-            let middle = at + name.len();
-            head.headers.push((at..middle, middle..middle + value.len()));
-        }
+        let limits = HeadLimits { bytes_max: 4096, fields_max: 16 };
+        head.parse(text.as_bytes(), limits).expect("a good head");
         head
     }
 
     #[test]
     fn cookies_are_found_in_any_line() {
-        let head = head(&[("Cookie", "a=1; session=x=y ;b"), ("cookie", "late=2")]);
+        let head = head(&[("Cookie", "a=1; session=x=y ;b; q=\"7\""), ("cookie", "late=2")]);
         assert_eq!(cookie(&head, "a"), Some(&b"1"[..]));
         assert_eq!(cookie(&head, "session"), Some(&b"x=y"[..]));
         assert_eq!(cookie(&head, "late"), Some(&b"2"[..]));
         assert_eq!(cookie(&head, "b"), None);
+        assert_eq!(cookie(&head, "q"), Some(&b"7"[..]));
         assert_eq!(cookie(&head, "A"), None);
     }
 

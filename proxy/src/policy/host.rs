@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
 
+use super::compiled::Simulation;
 use super::epoch::{Deadline, Pulse};
 use super::metrics::PolicyMetrics;
 use super::refusal::MemoryLimit;
@@ -51,6 +52,11 @@ impl HostState {
         }
     }
 
+    pub(super) fn simulate(&mut self, simulation: Simulation) {
+        self.random = Random(simulation.seed);
+        self.now_override = Some(simulation.now);
+    }
+
     pub(super) fn now(&self) -> u64 {
         self.now_override.unwrap_or_else(crate::clock::now_ns)
     }
@@ -58,7 +64,7 @@ impl HostState {
 
 /// SplitMix64: one addition and two multiplications for 64 bits, and any seed will do.
 #[derive(Debug, Clone)]
-pub(super) struct Random(pub(super) u64);
+pub(super) struct Random(u64);
 
 impl Random {
     /// The hasher's keys come from the operating system, once per thread; each use has another key.

@@ -6,7 +6,7 @@ use wasmtime::component::Instance;
 use wasmtime::{Store, StoreContextMut};
 
 use super::bindings::{state, types};
-use super::compiled::{Compiled, Interests, Setup};
+use super::compiled::{Compiled, Interests, Setup, Simulation};
 use super::epoch::Deadline;
 use super::host::HostState;
 use super::refusal::{Failure, Refusal};
@@ -20,11 +20,18 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn start(compiled: &Compiled, setup: &Setup<'_>) -> Result<Self, Refusal> {
+    pub(super) fn start(
+        compiled: &Compiled,
+        setup: &Setup<'_>,
+        simulation: Option<Simulation>,
+    ) -> Result<Self, Refusal> {
         let engine = compiled.engine();
         let host = engine.host();
         let metrics = std::sync::Arc::clone(&setup.metrics);
-        let state = HostState::new(setup.target, metrics, engine.pulse(), host.memory_bytes_max);
+        let mut state = HostState::new(setup.target, metrics, engine.pulse(), host.memory_bytes_max);
+        if let Some(simulation) = simulation {
+            state.simulate(simulation);
+        }
         let mut store = Store::new(engine.wasmtime(), state);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(host.memory_bytes_max));
@@ -88,10 +95,8 @@ impl Guest {
     }
 
     /// Time and randomness from now on come from here: for checks that must be repeatable.
-    pub(super) fn simulate(&mut self, seed: u64, now: u64) {
-        let state = self.store.data_mut();
-        state.random.0 = seed;
-        state.now_override = Some(now);
+    pub(super) fn simulate(&mut self, simulation: Simulation) {
+        self.store.data_mut().simulate(simulation);
     }
 }
 
