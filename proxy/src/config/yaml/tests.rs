@@ -31,8 +31,8 @@ struct Sample {
     name: Option<String>,
     names: Option<Vec<String>>,
     kind: Option<Kind>,
-    inner: Option<Box<Sample>>,
-    map: Option<BTreeMap<String, Sample>>,
+    inner: Option<Box<Self>>,
+    map: Option<BTreeMap<String, Self>>,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
