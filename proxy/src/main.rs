@@ -1,1 +1,41 @@
-fn main() {}
+//! The program `outrigger`: verbs, and nothing else.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use outrigger::cli::{check, policy, run};
+use outrigger::policy::compiler;
+
+/// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A sidecar proxy whose balancing and routing policies are WebAssembly components, swapped at run time.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the sidecar.
+    Run(run::RunArgs),
+    /// Check a configuration and the services file it names; print every error with its place.
+    Check(check::CheckArgs),
+    /// Write, build, check and measure policies.
+    Policy(policy::PolicyCommand),
+    /// Compiles a component from standard input to standard output, within limits; `run` starts it.
+    #[command(name = compiler::CHILD_VERB, hide = true)]
+    CompileComponent,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Check(args) => check::run(args),
+        Verb::Policy(command) => policy::run(&command),
+        Verb::CompileComponent => compiler::child_main(),
+    }
+}

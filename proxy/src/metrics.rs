@@ -9,15 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{
-    Encoder, Error, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
+    Error, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
 use declare::{Declare, Family};
 
+use crate::policy::PolicyMetrics;
+
 mod declare;
+mod policies;
 mod process;
 
+pub use policies::POLICY_DISTRIBUTION;
 pub use process::Process;
 
 /// All families; cheap to clone.
@@ -150,12 +154,21 @@ impl Metrics {
         self.forget("policy", policy);
     }
 
-    /// The text format 0.0.4, with the process's own numbers as of now.
-    pub fn encode(&self) -> Result<String, Error> {
+    /// The text format 0.0.4, with the process's and the policies' own numbers as of now.
+    pub fn encode<'a>(
+        &self,
+        policies: impl Iterator<Item = &'a PolicyMetrics> + Clone,
+    ) -> Result<String, Error> {
         self.process.sample();
-        let mut text = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        String::from_utf8(text).map_err(|e| Error::Msg(e.to_string()))
+        for policy in policies.clone() {
+            for (name, value) in policy.counters() {
+                self.policy_value.with_label_values(&[policy.policy(), name]).set(value);
+            }
+        }
+        let mut text = String::with_capacity(16 * 1024);
+        TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text)?;
+        policies::write(&mut text, policies).map_err(|error| Error::Msg(error.to_string()))?;
+        Ok(text)
     }
 }
 
@@ -168,7 +181,7 @@ impl Deref for Metrics {
 }
 
 /// Seconds since 1970, as Prometheus counts time.
-fn unix_seconds(at: SystemTime) -> f64 {
+pub(crate) fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 

@@ -75,3 +75,12 @@ impl PolicyRef {
         Self { policy: used.policy.as_str().into(), digest, config: used.config.as_str().into(), epoch }
     }
 }
+
+impl Snapshot {
+    /// Before the first: no services, no routes.
+    pub fn empty(config: Arc<Config>) -> Self {
+        let services = Arc::new(HashMap::new());
+        let routes = Arc::new(RouteTable::new(Vec::new(), Arc::clone(&services), &config.domain));
+        Self { version: 0, config, pools: Vec::new(), services, routes }
+    }
+}

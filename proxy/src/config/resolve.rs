@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::diagnostic::{FieldPath, Problems};
 use super::resolved::{
-    Config, Limits, Log, ForwardedFields, LogFormat, Node, PolicyFile, PolicyHost, RegistrySource, ServiceSettings,
+    Config, ForwardedFields, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost, RegistrySource,
+    ServiceSettings,
 };
 use super::{builtin_kind, written};
 
@@ -57,12 +58,7 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         registry: registry(written.registry, base, &root.field("registry"), problems),
         log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
         domain: domain(written.domain, &root.field("domain"), problems),
-        forwarded: match written.forwarded {
-            None | Some(written::Forwarded::XForwarded) => ForwardedFields::XForwarded,
-            Some(written::Forwarded::None) => ForwardedFields::None,
-            Some(written::Forwarded::Forwarded) => ForwardedFields::Forwarded,
-            Some(written::Forwarded::Both) => ForwardedFields::Both,
-        },
+        forwarded: forwarded(written.forwarded),
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
         policy_host: policy_host(
             written.policy_host.unwrap_or_default(),
@@ -161,6 +157,16 @@ fn domain(written: Option<String>, at: &FieldPath<'_>, problems: &mut Problems) 
         problems.report(at, format!("`{domain}` is not a domain name"));
     }
     domain
+}
+
+fn forwarded(written: Option<written::ForwardedFields>) -> ForwardedFields {
+    match written {
+        None => ForwardedFields::default(),
+        Some(written::ForwardedFields::None) => ForwardedFields::None,
+        Some(written::ForwardedFields::XForwarded) => ForwardedFields::XForwarded,
+        Some(written::ForwardedFields::Forwarded) => ForwardedFields::Forwarded,
+        Some(written::ForwardedFields::Both) => ForwardedFields::Both,
+    }
 }
 
 fn limits(written: written::Limits, at: &FieldPath<'_>, problems: &mut Problems) -> Limits {

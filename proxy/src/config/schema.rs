@@ -8,10 +8,10 @@ use super::written;
 
 /// The schema of the configuration file.
 pub fn schema() -> Value {
-    of::<written::Config>()
+    schema_of::<written::Config>()
 }
 
 /// The schema of any file whose form is a type.
-pub(crate) fn of<T: JsonSchema>() -> Value {
+pub(crate) fn schema_of<T: JsonSchema>() -> Value {
     SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value()
 }

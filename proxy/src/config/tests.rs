@@ -51,6 +51,7 @@ admin:
   token: s3cret
 registry: {file: services.yaml}
 domain: Shop.Internal
+forwarded: both
 log: {format: json, filter: "info,outrigger=debug", access: true}
 limits: {connections_max: 10, head_bytes_max: 8KiB, headers_max: 64, pool_idle_max: 0, endpoint_connections_max: 5}
 policy_host:
@@ -96,6 +97,7 @@ fn reads_everything() {
     assert_eq!(config.admin.listen, AdminListen::Unix("/etc/outrigger/run/admin.sock".into()));
     assert_eq!(config.admin.token, Some(Secret("s3cret".into())));
     assert_eq!(config.domain, "shop.internal");
+    assert_eq!(config.forwarded, ForwardedFields::Both);
     assert_eq!(config.policy_host.cache_dir, None);
     assert_eq!(config.policy_host.component_bytes_max, 1 << 20);
     assert_eq!(config.policy_host.call_budget, Duration::from_micros(500));
@@ -127,17 +129,17 @@ fn reads_routes_in_order() {
     assert_eq!(backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["zeta", "alpha"]);
     assert_eq!(*hash_key, HashKey::Cookie("id".into()));
     assert_eq!(policy.config, r#"{"percent":5}"#);
-    assert_eq!(policy.place.to_string(), "o.yaml:41:15");
+    assert_eq!(policy.place.to_string(), "o.yaml:42:15");
 }
 
 #[test]
 fn remembers_where_policies_are_named() {
     let config = read(FULL);
     let place = |place: &Place| (place.line, place.column);
-    assert_eq!(place(&config.services["web"].balancer.place), (26, 40), "its configuration");
-    assert_eq!(place(&config.services["shop"].balancer.place), (32, 15), "its name");
-    assert_eq!(place(&config.policies["my-p2c"].place), (20, 18), "its file");
-    assert_eq!(place(&config.routes[1].place), (39, 5));
+    assert_eq!(place(&config.services["web"].balancer.place), (27, 40), "its configuration");
+    assert_eq!(place(&config.services["shop"].balancer.place), (33, 15), "its name");
+    assert_eq!(place(&config.policies["my-p2c"].place), (21, 18), "its file");
+    assert_eq!(place(&config.routes[1].place), (40, 5));
 }
 
 #[test]

@@ -34,10 +34,10 @@ pub(crate) struct Config {
     pub(crate) registry: Option<Registry>,
     /// `SERVICE.<domain>` names a service as well as `SERVICE`. Default: mesh.internal.
     pub(crate) domain: Option<String>,
-    /// Which fields tell the upstream about the client. Default: x-forwarded.
-    pub(crate) forwarded: Option<Forwarded>,
     /// What is logged, and how.
     pub(crate) log: Option<Log>,
+    /// Which fields tell a service about the client. Default: x-forwarded.
+    pub(crate) forwarded: Option<ForwardedFields>,
     /// Bounds on connections and heads.
     pub(crate) limits: Option<Limits>,
     /// How policies are kept in check.
@@ -96,24 +96,26 @@ pub(crate) struct Log {
     pub(crate) access: Option<bool>,
 }
 
-/// Members that came in are kept; ours is added at the end.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Forwarded {
-    None,
-    /// `X-Forwarded-For`, `-Proto`, `-Host`.
-    XForwarded,
-    /// `Forwarded` (RFC 7239).
-    Forwarded,
-    Both,
-}
-
 /// Form of log lines.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+/// Which fields tell a service about the client. Members that came in are kept, ours is added at the end.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ForwardedFields {
+    /// No fields are added.
+    None,
+    /// `X-Forwarded-For`, `-Proto` and, where the authority is rewritten, `-Host`.
+    XForwarded,
+    /// `Forwarded`, as RFC 7239 has it.
+    Forwarded,
+    /// Both kinds.
+    Both,
 }
 
 /// Bounds on what a peer can make the proxy hold.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
+use crate::link::Slot;
 use crate::snapshot::{
     Catalogue, Digest, Endpoint, EndpointRecord, EndpointState, EndpointStatus, PolicyRef, Pool, Route,
     RouteTable, RouteTarget, Router, Snapshot,
@@ -77,6 +78,14 @@ impl World {
             && Arc::ptr_eq(&a.routes, &b.routes)
             && Arc::ptr_eq(&a.services, &b.services)
             && same_items(&a.pools, &b.pools)
+    }
+
+    /// Every place that a policy's instance may fill.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        let pools = self.snapshot.pools.iter().map(|pool| Slot::Balancer(Arc::clone(&pool.name)));
+        let routes = self.snapshot.routes.routes().iter();
+        let routers = routes.filter(|route| matches!(route.target, RouteTarget::Router(_)));
+        pools.chain(routers.map(|route| Slot::Router(Arc::clone(&route.name))))
     }
 
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {

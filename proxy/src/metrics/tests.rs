@@ -19,7 +19,7 @@ fn filled() -> Metrics {
 
 #[test]
 fn exports_what_was_counted_and_the_process() {
-    let text = filled().encode().unwrap();
+    let text = filled().encode(std::iter::empty()).unwrap();
     for line in [
         "outrigger_requests_total{code_class=\"2xx\",direction=\"outbound\",outcome=\"success\",route=\"-\",service=\"web\"} 1",
         "outrigger_policy_value{name=\"seen\",policy=\"p2c\"} -4",
@@ -47,12 +47,12 @@ fn local_handles_count_when_flushed() {
 fn a_forgotten_service_leaves_the_others() {
     let metrics = filled();
     metrics.forget_service("web");
-    let text = metrics.encode().unwrap();
+    let text = metrics.encode(std::iter::empty()).unwrap();
     assert!(!text.contains("service=\"web\""), "{text}");
     assert!(text.contains("outrigger_upstream_connects_total{service=\"api\"} 1"));
     assert!(text.contains("policy=\"p2c\""));
     metrics.forget_policy("p2c");
-    assert!(!metrics.encode().unwrap().contains("policy=\"p2c\""));
+    assert!(!metrics.encode(std::iter::empty()).unwrap().contains("policy=\"p2c\""));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn promtool_finds_nothing_to_say() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else { return };
-    child.stdin.take().unwrap().write_all(filled().encode().unwrap().as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(filled().encode(std::iter::empty()).unwrap().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);

@@ -1,0 +1,213 @@
+//! Start and stop, in order, in this one file: the only one that knows all sides.
+//!
+//! Start: ports, policies and catalogue, workers, then ready. Stop: not ready any more, drain, leave. A worker that
+//! ends before it was told to is fatal to the process: half a proxy is worse than none.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, Secret};
+use crate::control::admin::Listener;
+use crate::control::{Control, Options, StartError};
+use crate::link::{COMMANDS_MAX, REPORTS_MAX};
+use crate::logging::AccessLog;
+use crate::metrics::Metrics;
+use crate::policy::{Engine, EngineError};
+use crate::snapshot::Snapshot;
+use crate::worker;
+
+/// Connections that wait to be accepted, per listener; the kernel caps it by `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// How long start waits for the workers to serve the first snapshot.
+const READY_WAIT: Duration = Duration::from_secs(10);
+
+/// A proxy that serves.
+#[derive(Debug)]
+pub struct Running {
+    pub control: Control,
+    /// Where requests are taken, ports filled in.
+    pub outbound: Vec<SocketAddr>,
+    /// Where the admin interface listens; `None` on a Unix socket.
+    pub admin: Option<SocketAddr>,
+    pub metrics: Metrics,
+    /// Each worker's end: `Ok` when it was drained.
+    ended: mpsc::Receiver<Ended>,
+    workers: usize,
+    admin_task: JoinHandle<std::convert::Infallible>,
+}
+
+type Ended = (usize, Result<(), String>);
+
+/// Why the proxy could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {address}: {error}{}", hint(.error))]
+    Listen { address: String, error: io::Error },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Control(#[from] StartError),
+    #[error("metrics cannot be declared: {0}; this is a defect of outrigger")]
+    Metrics(#[from] prometheus::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    #[error("the workers do not serve the first snapshot; this is a defect of outrigger")]
+    NotReady,
+    #[error("worker {index} has ended: {reason}; this is a defect of outrigger")]
+    WorkerDied { index: usize, reason: String },
+}
+
+/// Starts everything on this runtime and the threads it needs. `compiler` is the program that compiles components in a
+/// process of its own; without it they are compiled in this one.
+pub async fn start(config_path: PathBuf, config: Config, compiler: Option<PathBuf>) -> Result<Running, AppError> {
+    let metrics = Metrics::new()?;
+    let engine = match compiler {
+        Some(program) => Engine::with_compiler_child(&config.policy_host, program)?,
+        None => Engine::new(&config.policy_host)?,
+    };
+    // Ports first: a second instance must fail before it registers, compiles or captures anything.
+    let listeners = bind_all(&config.outbound, config.workers)?;
+    let admin = Listener::bind(&config.admin.listen)
+        .await
+        .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
+    let outbound = addresses(&listeners);
+    let access = match config.log.access {
+        true => Some(AccessLog::start(io::stdout(), metrics.access_log_dropped.clone()).map_err(AppError::Thread)?),
+        false => None,
+    };
+
+    let shared = Arc::new(config.clone());
+    let (reports, from_workers) = mpsc::channel(REPORTS_MAX);
+    let (ended_sender, ended) = mpsc::channel(config.workers);
+    let mut commands = Vec::with_capacity(config.workers);
+    let nothing = Arc::new(Snapshot::empty(Arc::clone(&shared)));
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        commands.push(sender);
+        let start = worker::Start {
+            index,
+            config: Arc::clone(&shared),
+            listeners,
+            snapshot: Arc::clone(&nothing),
+            commands: receiver,
+            reports: reports.clone(),
+            metrics: metrics.clone(),
+            access: access.as_ref().map(AccessLog::writer),
+        };
+        spawn(start, ended_sender.clone())?;
+    }
+
+    let (workers, token): (usize, Option<Secret>) = (config.workers, config.admin.token.clone());
+    let options = Options {
+        config_path,
+        config,
+        engine,
+        metrics: metrics.clone(),
+        workers: commands.clone(),
+        reports: from_workers,
+    };
+    let control = Control::start(options).await?;
+    if !control.wait_for_version(1, READY_WAIT).await {
+        return Err(AppError::NotReady);
+    }
+    let admin_address = admin.address();
+    let admin_task = tokio::spawn(admin.serve(token, control.clone(), metrics.clone(), commands));
+    Ok(Running { control, outbound, admin: admin_address, metrics, ended, workers, admin_task })
+}
+
+impl Running {
+    /// Returns when a worker has ended without being told to, which nobody should survive.
+    pub async fn failed(&mut self) -> AppError {
+        match self.ended.recv().await {
+            Some((index, ended)) => {
+                AppError::WorkerDied { index, reason: ended.err().unwrap_or_else(|| "without a reason".into()) }
+            }
+            // All senders gone without a word cannot happen while workers run.
+            None => AppError::WorkerDied { index: 0, reason: "without a word".into() },
+        }
+    }
+
+    /// Finishes requests in flight, at most for `grace`. Answers whether all were finished.
+    pub async fn drain(mut self, grace: Duration) -> bool {
+        self.control.drain().await;
+        let all = async {
+            for _ in 0..self.workers {
+                if self.ended.recv().await.is_none() {
+                    break;
+                }
+            }
+        };
+        let finished = tokio::time::timeout(grace, all).await.is_ok();
+        // The admin interface answers to the end, so that `/ready` says why.
+        self.admin_task.abort();
+        finished
+    }
+}
+
+/// A worker's thread; how it ends is told, a panic as well.
+fn spawn(start: worker::Start, ended: mpsc::Sender<Ended>) -> Result<(), AppError> {
+    let index = start.index;
+    let body = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(start)));
+        let result = match result {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err("it panicked".to_owned()),
+        };
+        // The queue has a place for each worker; whoever would read it may be gone, and then so is the process.
+        let _ = ended.try_send((index, result));
+    };
+    thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(AppError::Thread)?;
+    Ok(())
+}
+
+/// Listeners by worker, each with one per address.
+fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<TcpListener>>, AppError> {
+    let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in addresses {
+        let failed = |error| AppError::Listen { address: address.to_string(), error };
+        // Without the option first: with it, a second process would silently take half of the traffic.
+        drop(bind(*address, false).map_err(failed)?);
+        let mut address = *address;
+        for listeners in &mut listeners {
+            let listener = bind(address, workers > 1).map_err(failed)?;
+            // Port 0 means any port, but the same for all workers.
+            address = listener.local_addr().map_err(failed)?;
+            listeners.push(listener);
+        }
+    }
+    Ok(listeners)
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn addresses(listeners: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
+    listeners.first().map(|first| first.iter().filter_map(|l| l.local_addr().ok()).collect()).unwrap_or_default()
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process has it: `ss -ltnp` tells which",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; this host has no such address",
+        _ => "",
+    }
+}

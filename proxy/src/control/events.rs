@@ -1,0 +1,394 @@
+//! The control loop: one event after the other, each to its end.
+//!
+//! Slow work (reading, compiling) runs in tasks that report back as events, so that a component which takes seconds
+//! to compile holds up neither a changed registry nor a failed instance. Results that a later change has overtaken
+//! are thrown away.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::policies::{self, LoadError, Policies, Source, Version};
+use super::reconcile::{Change, Reconciler, place_of, send};
+use super::sources::{self, Reloaded};
+use super::status::Faults;
+use super::watch::Watcher;
+use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
+use crate::clock;
+use crate::config::{Config, Diagnostic, RegistrySource};
+use crate::link::{Command, Report};
+use crate::snapshot::Catalogue;
+
+/// Requests to change something that may wait.
+const ASKS_MAX: usize = 16;
+/// Results of slow work that may wait.
+const RESULTS_MAX: usize = 16;
+/// How long an answer waits for all workers to serve what was asked for.
+const APPLY_WAIT: Duration = Duration::from_secs(10);
+
+/// The running loop.
+#[derive(Debug)]
+struct Events {
+    state: Reconciler,
+    config_path: PathBuf,
+    watcher: Watcher,
+    /// What it watches.
+    files: BTreeSet<PathBuf>,
+    results: mpsc::Sender<Slow>,
+    status: watch::Sender<Arc<super::Status>>,
+    /// Number of the slow work started last.
+    started: u64,
+    /// By subject, the number of the latest work that took effect.
+    effective: HashMap<Subject, u64>,
+}
+
+/// What slow work is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Config,
+    Registry,
+    Policy(Arc<str>),
+}
+
+/// Slow work that has ended.
+#[derive(Debug)]
+struct Slow {
+    number: u64,
+    what: Ended,
+}
+
+#[derive(Debug)]
+enum Ended {
+    Config(Result<Box<Reloaded>, Vec<String>>),
+    Registry(Result<Catalogue, Vec<Diagnostic>>),
+    /// `None`: what is in force already.
+    Policy {
+        policy: Arc<str>,
+        version: Result<Option<Version>, LoadError>,
+        reply: Option<Reply>,
+    },
+}
+
+/// See `Control::start`.
+pub(super) async fn start(options: Options) -> Result<Control, StartError> {
+    let Options { config_path, config, engine, metrics, workers, mut reports } = options;
+    let config = Arc::new(config);
+    // Before anything is read, so that no change goes unseen.
+    let files = sources::files(&config_path, &config);
+    let watcher = Watcher::new(files.clone());
+    let names = sources::needed(&config);
+    let (catalogue, versions) = tokio::join!(
+        sources::catalogue(config.registry.clone()),
+        sources::load_all(&engine, Arc::clone(&config), names)
+    );
+    let catalogue = catalogue.map_err(StartError::Registry)?;
+    let versions = versions.map_err(|errors| StartError::Policy(errors.join("\n")))?;
+
+    let (snapshots, snapshots_seen) = watch::channel(None);
+    let (applied_by_all, applied) = watch::channel(0);
+    let mut state = Reconciler {
+        engine,
+        metrics,
+        config: Arc::clone(&config),
+        catalogue: Catalogue::default(),
+        policies: Policies::default(),
+        world: None,
+        held: HashMap::new(),
+        faults: Faults::default(),
+        applied: vec![0; workers.len()],
+        workers,
+        confirmed_ms: clock::now_ms(),
+        draining: false,
+        snapshots,
+        applied_by_all,
+    };
+    state.apply(Change { config: Some(config), catalogue: Some(catalogue), versions }).await?;
+    state.note_confirmed();
+    state.metrics.config_valid.set(1);
+
+    let (asks, mut asked) = mpsc::channel(ASKS_MAX);
+    let (results, mut ended) = mpsc::channel(RESULTS_MAX);
+    let (status, status_seen) = watch::channel(Arc::new(state.status()));
+    let effective = HashMap::new();
+    let mut events = Events { state, config_path, watcher, files, results, status, started: 0, effective };
+    // It was read before it was watched.
+    events.config_changed();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(report) = reports.recv() => events.report(report).await,
+                Some(slow) = ended.recv() => events.ended(slow).await,
+                files = events.watcher.changed() => files.iter().for_each(|file| events.changed(file)),
+                ask = asked.recv() => match ask {
+                    Some(ask) => events.asked(ask).await,
+                    None => return,
+                },
+            }
+            events.status.send_replace(Arc::new(events.state.status()));
+        }
+    });
+    Ok(Control { asks, snapshots: snapshots_seen, status: status_seen, applied })
+}
+
+impl Events {
+    async fn report(&mut self, report: Report) {
+        match report {
+            Report::Applied { worker, version } => self.state.note_applied(worker, version),
+            Report::Failed { worker, slot, digest, failure } => {
+                self.state.failed(worker, slot, digest, &failure).await;
+            }
+            Report::Retired(instance) => drop(instance),
+        }
+    }
+
+    /// A file may have changed: read it again, elsewhere.
+    fn changed(&mut self, file: &Path) {
+        if *file == *self.config_path {
+            self.config_changed();
+        }
+        let config = Arc::clone(&self.state.config);
+        if config.registry == RegistrySource::File(file.to_owned()) {
+            let source = config.registry.clone();
+            self.slowly(async move { Ended::Registry(sources::catalogue(source).await) });
+        }
+        for (name, _) in config.policies.iter().filter(|(_, policy)| policy.file == *file) {
+            self.load_file(name, file);
+        }
+    }
+
+    fn config_changed(&mut self) {
+        let (path, before, engine) =
+            (self.config_path.clone(), Arc::clone(&self.state.config), self.state.engine.clone());
+        let known = self.state.policies.iter().map(|(name, _)| Arc::clone(name)).collect();
+        self.slowly(async move { Ended::Config(sources::reload(path, before, known, engine).await) });
+    }
+
+    async fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::Put { policy, component, reply } => {
+                if !policies::is_known(&self.state.config, &policy) {
+                    answer(reply, Err(Denied::UnknownPolicy(policy)));
+                    return;
+                }
+                let engine = self.state.engine.clone();
+                self.slowly(async move {
+                    let version = policies::load_pushed(engine, component).await.map(Some);
+                    Ended::Policy { policy, version, reply: Some(reply) }
+                });
+            }
+            Ask::Rollback { policy, to, reply } => match self.state.policies.entry(&policy) {
+                None => answer(reply, Err(Denied::UnknownPolicy(policy))),
+                Some(_) => match self.state.policies.earlier(&policy, to.as_deref()) {
+                    Ok(version) => self.put_in_force(policy, version, Some(reply)).await,
+                    Err(none) => answer(reply, Err(none.into())),
+                },
+            },
+            Ask::Reset { policy, reply } => match self.state.policies.entry(&policy) {
+                None => answer(reply, Err(Denied::UnknownPolicy(policy))),
+                Some(entry) => {
+                    let version = entry.current.clone();
+                    self.put_in_force(policy, version, Some(reply)).await;
+                }
+            },
+            Ask::Drain => {
+                self.state.draining = true;
+                for worker in &self.state.workers {
+                    send(worker, Command::Drain).await;
+                }
+            }
+        }
+    }
+
+    async fn ended(&mut self, slow: Slow) {
+        let subject = match &slow.what {
+            Ended::Config(_) => Subject::Config,
+            Ended::Registry(_) => Subject::Registry,
+            Ended::Policy { policy, .. } => Subject::Policy(Arc::clone(policy)),
+        };
+        let overtaken = self.effective.get(&subject).is_some_and(|&number| number > slow.number);
+        match slow.what {
+            Ended::Policy { reply, .. } if overtaken => {
+                reply.into_iter().for_each(|r| answer(r, Err(Denied::Overtaken)))
+            }
+            _ if overtaken => {}
+            Ended::Config(loaded) => {
+                self.effective.insert(subject, slow.number);
+                self.config_loaded(loaded).await;
+            }
+            Ended::Registry(read) => {
+                self.effective.insert(subject, slow.number);
+                self.registry_read(read).await;
+            }
+            Ended::Policy { policy, version, reply } => match version {
+                Ok(None) => self.state.faults.accepted(&policy),
+                Ok(Some(version)) => {
+                    self.effective.insert(subject, slow.number);
+                    self.put_in_force(policy, version, reply).await;
+                }
+                Err(error) => self.not_loaded(&policy, &error, reply),
+            },
+        }
+    }
+
+    async fn config_loaded(&mut self, loaded: Result<Box<Reloaded>, Vec<String>>) {
+        let mut unchanged = false;
+        let result = match loaded {
+            Ok(reloaded) => {
+                let Reloaded { mut config, mut versions } = *reloaded;
+                let waiting = sources::keep_until_restart(&self.state.config, &mut config);
+                for field in waiting.iter().filter(|field| !self.state.faults.restart.contains(field)) {
+                    tracing::warn!(field, "a changed setting waits for a restart");
+                }
+                versions.retain(|name, version| !self.is_in_force(name, version));
+                unchanged = config == *self.state.config && versions.is_empty();
+                let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
+                let applied = self.state.apply(change).await.map_err(|error| vec![error.to_string()]);
+                applied.map(|version| (version, waiting))
+            }
+            Err(problems) => Err(problems),
+        };
+        let (valid, label) = match result {
+            Ok((version, waiting)) => {
+                if !unchanged {
+                    tracing::info!(version, "configuration in force");
+                }
+                self.state.faults.config.clear();
+                self.state.faults.restart = waiting;
+                self.follow_files();
+                (1, if unchanged { "unchanged" } else { "applied" })
+            }
+            Err(problems) => {
+                if self.state.faults.config != problems {
+                    tracing::error!(
+                        "configuration refused, the one before stays in force:\n{}",
+                        problems.join("\n")
+                    );
+                }
+                self.state.faults.config = problems;
+                (0, "refused")
+            }
+        };
+        self.state.metrics.config_valid.set(valid);
+        self.state.metrics.config_reloads.with_label_values(&[label]).inc();
+    }
+
+    /// Files that are new here may have changed since they were read.
+    fn follow_files(&mut self) {
+        let files = sources::files(&self.config_path, &self.state.config);
+        let new: Vec<PathBuf> = files.difference(&self.files).cloned().collect();
+        self.watcher.set_files(files.clone());
+        self.files = files;
+        new.iter().for_each(|file| self.changed(file));
+    }
+
+    async fn registry_read(&mut self, read: Result<Catalogue, Vec<Diagnostic>>) {
+        let problems = match read {
+            Ok(catalogue) => {
+                self.state.note_confirmed();
+                if catalogue == self.state.catalogue {
+                    return;
+                }
+                match self.state.apply(Change { catalogue: Some(catalogue), ..Change::default() }).await {
+                    Ok(_) => return,
+                    Err(error) => vec![error.to_string()],
+                }
+            }
+            Err(diagnostics) => diagnostics.iter().map(ToString::to_string).collect(),
+        };
+        if self.state.faults.registry.is_empty() {
+            // It was good until now.
+            self.state.note_confirmed();
+        }
+        self.state.metrics.registry_valid.set(0);
+        if self.state.faults.registry != problems {
+            tracing::error!(
+                "registry not usable, what it said before stays in force:\n{}",
+                problems.join("\n")
+            );
+        }
+        self.state.faults.registry = problems;
+    }
+
+    /// Proves and publishes a version; the answer waits for the workers, the loop does not.
+    async fn put_in_force(&mut self, policy: Arc<str>, version: Version, reply: Option<Reply>) {
+        if !policies::is_known(&self.state.config, &policy) {
+            reply
+                .into_iter()
+                .for_each(|reply| answer(reply, Err(Denied::UnknownPolicy(Arc::clone(&policy)))));
+            return;
+        }
+        let digest = version.digest();
+        let versions = HashMap::from([(Arc::clone(&policy), version)]);
+        match self.state.apply(Change { versions, ..Change::default() }).await {
+            Ok(version) => {
+                let Some(reply) = reply else { return };
+                let mut applied = self.state.applied_by_all.subscribe();
+                tokio::spawn(async move {
+                    let wait = applied.wait_for(|by_all| *by_all >= version);
+                    let in_force = matches!(tokio::time::timeout(APPLY_WAIT, wait).await, Ok(Ok(_)));
+                    answer(
+                        reply,
+                        if in_force {
+                            Ok(Done { digest, version })
+                        } else {
+                            Err(Denied::NotApplied(version))
+                        },
+                    );
+                });
+            }
+            Err(error) => self.refused(&policy, error.to_string(), reply),
+        }
+    }
+
+    fn not_loaded(&mut self, policy: &str, error: &LoadError, reply: Option<Reply>) {
+        self.state.metrics.policy_refusals.with_label_values(&[policy]).inc();
+        let reason = match place_of(&self.state.config, policy).filter(|_| reply.is_none()) {
+            Some(place) => format!("{place}: {error}"),
+            None => error.to_string(),
+        };
+        self.refused(policy, reason, reply);
+    }
+
+    fn refused(&mut self, policy: &str, reason: String, reply: Option<Reply>) {
+        tracing::error!(policy, reason, "policy refused, the version before stays in force");
+        self.state.faults.refused(policy, reason.clone());
+        reply.into_iter().for_each(|reply| answer(reply, Err(Denied::Refused(reason.clone()))));
+    }
+
+    fn is_in_force(&self, policy: &str, version: &Version) -> bool {
+        self.state.policies.entry(policy).is_some_and(|entry| {
+            !entry.quarantined
+                && entry.current.digest() == version.digest()
+                && entry.current.source == version.source
+        })
+    }
+
+    fn load_file(&mut self, policy: &str, file: &Path) {
+        let (engine, limit) = (self.state.engine.clone(), self.state.config.policy_host.component_bytes_max);
+        let (policy, source) = (Arc::<str>::from(policy), Source::File(file.to_owned()));
+        // In quarantine, even the same component gets another chance.
+        let serves = self.state.policies.entry(&policy).filter(|entry| !entry.quarantined);
+        let in_force = serves.map(|entry| entry.current.digest());
+        self.slowly(async move {
+            let version = policies::load(engine, Arc::clone(&policy), source, limit, in_force).await;
+            Ended::Policy { policy, version, reply: None }
+        });
+    }
+
+    fn slowly(&mut self, work: impl Future<Output = Ended> + Send + 'static) {
+        self.started += 1;
+        let (number, results) = (self.started, self.results.clone());
+        tokio::spawn(async move {
+            // If the loop has ended, nobody wants the result.
+            let _ = results.send(Slow { number, what: work.await }).await;
+        });
+    }
+}
+
+/// Who asked may have gone.
+fn answer(reply: Reply, result: Result<Done, Denied>) {
+    let _ = reply.send(result);
+}

@@ -1,0 +1,268 @@
+//! Instances made ready for the workers, off the workers.
+//!
+//! `needs` compares two worlds and says which places want new instances (pure); `make` makes them, one per worker,
+//! on the blocking pool. What cannot be made is a refusal with the operator's file and line.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::policies::{Policies, Version};
+use super::publish::{World, settings_of};
+use crate::config::{Config, Node, Place, RouteAction};
+use crate::link::{Instance, Slot};
+use crate::policy::{Compiled, Interests, PolicyMetrics, Refusal, Setup};
+use crate::snapshot::{Endpoint, PolicyRef, Pool, RouteTarget, Router};
+
+/// A place that wants new instances.
+#[derive(Debug, Clone)]
+pub struct Need {
+    pub slot: Slot,
+    pub policy: PolicyRef,
+    pub place: Place,
+    /// The instances replaced are another version of the same policy, and want to hand over what they know.
+    pub hands_over: bool,
+    target: Arc<str>,
+    role: Role,
+    compiled: Arc<Compiled>,
+    metrics: Arc<PolicyMetrics>,
+}
+
+#[derive(Debug, Clone)]
+enum Role {
+    Balancer(Arc<[Arc<Endpoint>]>),
+    Router(Arc<[String]>),
+}
+
+/// A use that its policy refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: policy `{policy}` for {target}: {refusal}")]
+pub struct Refused {
+    pub slot: Slot,
+    pub policy: Arc<str>,
+    pub place: Place,
+    /// `service web` or `route api`.
+    pub target: String,
+    pub refusal: Refusal,
+}
+
+/// For one worker.
+pub type Prepared = Vec<(Slot, Instance)>;
+
+/// Of the instances that workers hold now.
+pub type SlotInterests = HashMap<Slot, Interests>;
+
+/// Components to look names up in: those to be tried come before those in force.
+#[derive(Debug)]
+pub struct Versions<'a> {
+    pub tried: &'a HashMap<Arc<str>, (Version, Arc<PolicyMetrics>)>,
+    pub store: &'a Policies,
+}
+
+impl Versions<'_> {
+    /// Quarantined, and not about to be replaced.
+    fn is_out_of_service(&self, name: &str) -> bool {
+        !self.tried.contains_key(name) && self.store.entry(name).is_some_and(|entry| entry.quarantined)
+    }
+
+    fn of(&self, name: &str) -> Option<(Arc<Compiled>, Arc<PolicyMetrics>)> {
+        if let Some((version, metrics)) = self.tried.get(name) {
+            return Some((Arc::clone(&version.compiled), Arc::clone(metrics)));
+        }
+        let entry = self.store.entry(name)?;
+        Some((Arc::clone(&entry.current.compiled), Arc::clone(&entry.metrics)))
+    }
+}
+
+/// The places whose instances do not serve on. A policy in quarantine gets none.
+pub fn needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &Versions<'_>) -> Vec<Need> {
+    let mut needs = balancer_needs(old, new, held, versions);
+    needs.extend(router_needs(old, new, held, versions));
+    needs.retain(|need| !versions.is_out_of_service(&need.policy.policy));
+    needs
+}
+
+fn balancer_needs(
+    old: Option<&World>,
+    new: &World,
+    held: &SlotInterests,
+    versions: &Versions<'_>,
+) -> Vec<Need> {
+    let pools = old.into_iter().flat_map(|world| &world.snapshot.pools);
+    let old: HashMap<&str, &Arc<Pool>> = pools.map(|pool| (&*pool.name, pool)).collect();
+    let need = |pool: &Arc<Pool>| {
+        let slot = Slot::Balancer(Arc::clone(&pool.name));
+        let before = old.get(&*pool.name);
+        let interests = held.get(&slot).copied();
+        let same_policy = before.is_some_and(|old| old.balancer == pool.balancer);
+        let same_list = before.is_some_and(|old| Arc::ptr_eq(&old.endpoints, &pool.endpoints));
+        if same_policy && interests.is_some_and(|i| same_list || !i.rebuild) {
+            return None;
+        }
+        let mut need = balancer_need(&new.snapshot.config, pool, versions)?;
+        need.hands_over =
+            !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
+        Some(need)
+    };
+    new.snapshot.pools.iter().filter_map(need).collect()
+}
+
+fn router_needs(
+    old: Option<&World>,
+    new: &World,
+    held: &SlotInterests,
+    versions: &Versions<'_>,
+) -> Vec<Need> {
+    let old: HashMap<&str, &Router> = old.into_iter().flat_map(routers).collect();
+    let need = |(name, router): (&str, &Router)| {
+        let before = old.get(name);
+        let interests = held.get(&Slot::Router(name.into())).copied();
+        let same = |old: &&Router| old.policy == router.policy && old.backend_names == router.backend_names;
+        if before.is_some_and(same) && interests.is_some() {
+            return None;
+        }
+        let mut need = router_need(&new.snapshot.config, name, router, versions)?;
+        need.hands_over = state_fits(before.map(|old| &old.policy), &router.policy, interests);
+        Some(need)
+    };
+    routers(new).filter_map(need).collect()
+}
+
+/// The place in this world with this slot, as if it had to be filled anew.
+pub fn need_of(world: &World, slot: &Slot, versions: &Versions<'_>) -> Option<Need> {
+    let config = &world.snapshot.config;
+    match slot {
+        Slot::Balancer(name) => balancer_need(config, world.pool(name)?, versions),
+        Slot::Router(name) => {
+            let (name, router) = routers(world).find(|(route, _)| *route == &**name)?;
+            router_need(config, name, router, versions)
+        }
+    }
+}
+
+/// All places in which a policy works.
+pub fn slots_of(world: &World, policy: &str) -> Vec<Slot> {
+    let pools = world.snapshot.pools.iter().filter(|pool| *pool.balancer.policy == *policy);
+    let routes = routers(world).filter(|(_, router)| *router.policy.policy == *policy);
+    let pools = pools.map(|pool| Slot::Balancer(Arc::clone(&pool.name)));
+    pools.chain(routes.map(|(name, _)| Slot::Router(name.into()))).collect()
+}
+
+/// Makes one instance per worker for each place. Blocks. `states` holds what the old instances handed over, by slot
+/// and worker.
+pub fn make(
+    needs: &[Need],
+    node: &Node,
+    workers: usize,
+    states: &HashMap<Slot, Vec<Vec<u8>>>,
+) -> (Vec<Prepared>, Vec<Refused>) {
+    let mut prepared: Vec<Prepared> = (0..workers).map(|_| Prepared::with_capacity(needs.len())).collect();
+    let mut refused = Vec::new();
+    for need in needs {
+        let states = states.get(&need.slot);
+        for (worker, ready) in prepared.iter_mut().enumerate() {
+            match need.make(node, states.and_then(|s| s.get(worker)).map(Vec::as_slice)) {
+                Ok(instance) => ready.push((need.slot.clone(), instance)),
+                Err(refusal) => {
+                    refused.push(need.refused(refusal));
+                    break;
+                }
+            }
+        }
+        if refused.last().is_some_and(|last| last.slot == need.slot) {
+            // Some workers' instances may have been made: all workers get one, or none does.
+            prepared.iter_mut().for_each(|ready| ready.retain(|(slot, _)| *slot != need.slot));
+        }
+    }
+    (prepared, refused)
+}
+
+/// What an instance asked for.
+pub fn interests_of(instance: &Instance) -> Interests {
+    match instance {
+        Instance::Balancer(balancer) => balancer.interests(),
+        Instance::Router(router) => router.interests(),
+    }
+}
+
+impl Need {
+    pub fn make(&self, node: &Node, state: Option<&[u8]>) -> Result<Instance, Refusal> {
+        let setup = Setup {
+            config: &self.policy.config,
+            own_service: &node.service,
+            own_zone: &node.zone,
+            target: &self.target,
+            metrics: Arc::clone(&self.metrics),
+        };
+        match &self.role {
+            Role::Balancer(endpoints) => {
+                let instance = self.compiled.balancer(&setup, Arc::clone(endpoints), state)?;
+                Ok(Instance::Balancer(Box::new(instance)))
+            }
+            Role::Router(backends) => {
+                let instance = self.compiled.router(&setup, backends, state)?;
+                Ok(Instance::Router(Box::new(instance)))
+            }
+        }
+    }
+
+    pub fn refused(&self, refusal: Refusal) -> Refused {
+        let kind = if matches!(self.role, Role::Balancer(_)) { "service" } else { "route" };
+        Refused {
+            slot: self.slot.clone(),
+            policy: Arc::clone(&self.policy.policy),
+            place: self.place.clone(),
+            target: format!("{kind} `{}`", self.target),
+            refusal,
+        }
+    }
+}
+
+/// `None` if the policy is not loaded, which building the world has ruled out.
+fn balancer_need(config: &Config, pool: &Pool, versions: &Versions<'_>) -> Option<Need> {
+    let (compiled, metrics) = versions.of(&pool.balancer.policy)?;
+    Some(Need {
+        slot: Slot::Balancer(Arc::clone(&pool.name)),
+        policy: pool.balancer.clone(),
+        place: settings_of(config, &pool.service).balancer.place.clone(),
+        hands_over: false,
+        target: Arc::clone(&pool.service),
+        role: Role::Balancer(Arc::clone(&pool.endpoints)),
+        compiled,
+        metrics,
+    })
+}
+
+/// As `balancer_need`.
+fn router_need(config: &Config, name: &str, router: &Router, versions: &Versions<'_>) -> Option<Need> {
+    let (compiled, metrics) = versions.of(&router.policy.policy)?;
+    Some(Need {
+        slot: Slot::Router(name.into()),
+        policy: router.policy.clone(),
+        place: route_place(config, name),
+        hands_over: false,
+        target: name.into(),
+        role: Role::Router(Arc::clone(&router.backend_names)),
+        compiled,
+        metrics,
+    })
+}
+
+fn state_fits(old: Option<&PolicyRef>, new: &PolicyRef, held: Option<Interests>) -> bool {
+    old.is_some_and(|old| old.policy == new.policy) && held.is_some_and(|interests| interests.state)
+}
+
+fn routers(world: &World) -> impl Iterator<Item = (&str, &Router)> {
+    world.snapshot.routes.routes().iter().filter_map(|route| match &route.target {
+        RouteTarget::Router(router) => Some((&*route.name, router)),
+        RouteTarget::Pool(_) => None,
+    })
+}
+
+fn route_place(config: &Config, name: &str) -> Place {
+    let route = config.routes.iter().find(|route| route.name == name);
+    match route.map(|route| (&route.action, &route.place)) {
+        Some((RouteAction::Router { policy, .. }, _)) => policy.place.clone(),
+        Some((RouteAction::Forward(_), place)) => place.clone(),
+        None => Place::default(),
+    }
+}

@@ -1,0 +1,332 @@
+//! How a change comes into force: built, proven, handed over, delivered, and only then believed.
+//!
+//! `Reconciler` is the control loop's state. Its one way to change what workers serve is `apply`, which either
+//! publishes everything that a change asks for or leaves all as it was.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::policies::{EXPORT_WAIT, Policies, Verdict, Version};
+use super::prepare::{self, Need, Prepared, Refused, SlotInterests, Versions};
+use super::publish::{Unpinned, World};
+use super::status::Faults;
+use crate::clock;
+use crate::config::{Config, Place, PolicyUse, RouteAction};
+use crate::link::{Command, Instance, Slot};
+use crate::metrics::Metrics;
+use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
+use crate::snapshot::{Catalogue, Digest, Snapshot};
+
+/// What the control loop knows and holds.
+#[derive(Debug)]
+pub(super) struct Reconciler {
+    pub(super) engine: Engine,
+    pub(super) metrics: Metrics,
+    pub(super) workers: Vec<mpsc::Sender<Command>>,
+    pub(super) config: Arc<Config>,
+    pub(super) catalogue: Catalogue,
+    pub(super) policies: Policies,
+    /// Before the first publication there is none.
+    pub(super) world: Option<Arc<World>>,
+    /// Slots whose instances workers hold, with what the instances asked for.
+    pub(super) held: SlotInterests,
+    pub(super) faults: Faults,
+    /// Last version that each worker said is in force.
+    pub(super) applied: Vec<u64>,
+    /// Until when what the registry says could be used, in ms of `clock::now_ms`; means nothing while it can.
+    pub(super) confirmed_ms: u64,
+    pub(super) draining: bool,
+    pub(super) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    pub(super) applied_by_all: watch::Sender<u64>,
+}
+
+/// What is to be different. What is `None` or absent stays.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    pub(super) config: Option<Arc<Config>>,
+    pub(super) catalogue: Option<Catalogue>,
+    pub(super) versions: HashMap<Arc<str>, Version>,
+}
+
+/// Why a change is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("{}", listed(.0))]
+    Refused(Vec<Refused>),
+    #[error(transparent)]
+    Unpinned(#[from] Unpinned),
+    #[error("preparing instances ended in a panic, which is a fault of this program")]
+    Panicked,
+}
+
+type Tried = HashMap<Arc<str>, (Version, Arc<PolicyMetrics>)>;
+
+impl Reconciler {
+    /// Publishes the change, if every policy accepts all its uses. Returns the version in which it is in force.
+    ///
+    /// A change of the catalogue alone is not held up by a policy: a place without an instance is served by the
+    /// fallback, and the refusal is reported.
+    pub(super) async fn apply(&mut self, change: Change) -> Result<u64, ApplyError> {
+        let operators = change.config.is_some() || !change.versions.is_empty();
+        let config = change.config.unwrap_or_else(|| Arc::clone(&self.config));
+        let catalogue = change.catalogue.as_ref().unwrap_or(&self.catalogue);
+        let tried = self.tried(&config, change.versions);
+        let mut pins = self.policies.pins();
+        pins.extend(tried.iter().map(|(name, (v, _))| (Arc::clone(name), self.policies.pin_of(name, v))));
+        let old = self.world.clone();
+        let world = World::next(old.as_deref(), &config, catalogue, &pins)?;
+        if let Some(old) = old.filter(|old| world.same_as(old)) {
+            self.believe(config, change.catalogue, tried);
+            // Endpoints that no pool has may have changed all the same.
+            self.world =
+                Some(Arc::new(World { snapshot: Arc::clone(&old.snapshot), members: world.members }));
+            return Ok(old.snapshot.version);
+        }
+        let versions = Versions { tried: &tried, store: &self.policies };
+        let needs = prepare::needs(self.world.as_deref(), &world, &self.held, &versions);
+        let (prepared, refused) = self.prepare(&config, needs).await?;
+        for one in &refused {
+            self.metrics.policy_refusals.with_label_values(&[&one.policy]).inc();
+            self.faults.note_refusal(&one.policy, one.to_string());
+        }
+        if operators && !refused.is_empty() {
+            return Err(ApplyError::Refused(refused));
+        }
+        for one in &refused {
+            tracing::error!(policy = &*one.policy, "{one}; the fallback serves");
+            self.faults.refused(&one.policy, one.to_string());
+        }
+        self.deliver(&world, prepared).await;
+        // Tried again when the endpoints change.
+        let wanting = Interests { rebuild: true, ..Interests::default() };
+        self.held.extend(refused.into_iter().map(|one| (one.slot, wanting)));
+        self.believe(config, change.catalogue, tried);
+        Ok(self.publish(world))
+    }
+
+    /// Proves all, then makes all: state is asked for only when nothing was refused.
+    async fn prepare(
+        &self,
+        config: &Config,
+        needs: Vec<Need>,
+    ) -> Result<(Vec<Prepared>, Vec<Refused>), ApplyError> {
+        let (handing, fresh): (Vec<Need>, Vec<Need>) = needs.into_iter().partition(|need| need.hands_over);
+        let workers = self.workers.len();
+        let (mut prepared, mut refused) = self.make(config, fresh, workers, HashMap::new()).await?;
+        let (_, unfit) = self.make(config, handing.clone(), 1, HashMap::new()).await?;
+        if !unfit.is_empty() {
+            refused.extend(unfit);
+            return Ok((prepared, refused));
+        }
+        let states = self.exported(&handing).await;
+        let (handed, also_refused) = self.make(config, handing, workers, states).await?;
+        refused.extend(also_refused);
+        for (all, more) in prepared.iter_mut().zip(handed) {
+            all.extend(more);
+        }
+        Ok((prepared, refused))
+    }
+
+    async fn make(
+        &self,
+        config: &Config,
+        needs: Vec<Need>,
+        workers: usize,
+        states: HashMap<Slot, Vec<Vec<u8>>>,
+    ) -> Result<(Vec<Prepared>, Vec<Refused>), ApplyError> {
+        if needs.is_empty() {
+            return Ok(((0..workers).map(|_| Prepared::new()).collect(), Vec::new()));
+        }
+        let node = config.node.clone();
+        let job = move || prepare::make(&needs, &node, workers, &states);
+        tokio::task::spawn_blocking(job).await.map_err(|_| ApplyError::Panicked)
+    }
+
+    /// What the old instances know, by slot and worker; empty where a worker does not answer in time.
+    async fn exported(&self, needs: &[Need]) -> HashMap<Slot, Vec<Vec<u8>>> {
+        let mut states: HashMap<Slot, Vec<Vec<u8>>> = HashMap::new();
+        for need in needs {
+            let mut of_slot = Vec::with_capacity(self.workers.len());
+            for worker in &self.workers {
+                let (reply, answer) = oneshot::channel();
+                let ask = async {
+                    worker.send(Command::ExportState { slot: need.slot.clone(), reply }).await.ok()?;
+                    answer.await.ok()
+                };
+                of_slot.push(timeout(EXPORT_WAIT, ask).await.ok().flatten().unwrap_or_default());
+            }
+            states.insert(need.slot.clone(), of_slot);
+        }
+        states
+    }
+
+    async fn deliver(&mut self, world: &World, prepared: Vec<Prepared>) {
+        if let Some(first) = prepared.first() {
+            let interests =
+                first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
+            self.held.extend(interests);
+        }
+        let slots: HashSet<Slot> = world.slots().collect();
+        self.held.retain(|slot, _| slots.contains(slot));
+        for (worker, instances) in self.workers.iter().zip(prepared) {
+            let snapshot = Arc::clone(&world.snapshot);
+            send(worker, Command::Deliver { snapshot, instances }).await;
+        }
+    }
+
+    /// What was tried is now so.
+    fn believe(&mut self, config: Arc<Config>, catalogue: Option<Catalogue>, tried: Tried) {
+        self.config = config;
+        if let Some(catalogue) = catalogue {
+            self.catalogue = catalogue;
+        }
+        for (name, (version, metrics)) in tried {
+            let info = &self.metrics.policy_info;
+            if let Some(before) = self.policies.entry(&name).map(|entry| entry.current.digest().to_string()) {
+                // Absent if the same digest comes into force twice at once.
+                let _ = info.remove_label_values(&[&*name, &*before]);
+                self.metrics.policy_swaps.with_label_values(&[&name]).inc();
+            }
+            let digest = version.digest();
+            info.with_label_values(&[&*name, &digest.to_string()]).set(1);
+            self.metrics.policy_quarantined.with_label_values(&[&name]).set(0);
+            tracing::info!(policy = &*name, %digest, source = %version.source, "policy in force");
+            self.policies.adopt(&name, version, metrics);
+            self.faults.accepted(&name);
+        }
+        for name in self.policies.retain(&self.config) {
+            self.metrics.forget_policy(&name);
+            self.faults.forget(&name);
+        }
+    }
+
+    fn publish(&mut self, world: World) -> u64 {
+        let version = world.snapshot.version;
+        if let Some(old) =
+            self.world.as_ref().filter(|o| !Arc::ptr_eq(&o.snapshot.services, &world.snapshot.services))
+        {
+            let gone =
+                old.snapshot.services.keys().filter(|name| !world.snapshot.services.contains_key(*name));
+            gone.for_each(|name| self.metrics.forget_service(name));
+        }
+        self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.snapshots.send_replace(Some(Arc::clone(&world.snapshot)));
+        self.world = Some(Arc::new(world));
+        tracing::debug!(version, "snapshot published");
+        version
+    }
+
+    /// Versions to be tried, and those in quarantine whose configuration is about to change: they get another chance.
+    fn tried(&self, config: &Config, versions: HashMap<Arc<str>, Version>) -> Tried {
+        let mut tried: Tried = versions
+            .into_iter()
+            .map(|(name, version)| (Arc::clone(&name), (version, self.policies.metrics_of(&name))))
+            .collect();
+        for (name, entry) in self.policies.iter().filter(|(_, entry)| entry.quarantined) {
+            let used =
+                |config| uses(config).filter(|used: &&PolicyUse| *used.policy == **name).collect::<Vec<_>>();
+            if used(config) != used(&self.config) {
+                let again = || (entry.current.clone(), Arc::clone(&entry.metrics));
+                tried.entry(Arc::clone(name)).or_insert_with(again);
+            }
+        }
+        tried
+    }
+
+    /// An instance has failed: another takes its place, or its policy goes out of service.
+    pub(super) async fn failed(&mut self, worker: usize, slot: Slot, digest: Digest, failure: &Failure) {
+        let Some(world) = self.world.clone() else { return };
+        let none = HashMap::new();
+        let versions = Versions { tried: &none, store: &self.policies };
+        let need = prepare::need_of(&world, &slot, &versions).filter(|need| need.policy.digest == digest);
+        // Otherwise the place has moved on, and a new instance is under way.
+        let Some(need) = need else { return };
+        let policy = Arc::clone(&need.policy.policy);
+        self.metrics.policy_failures.with_label_values(&[&*policy, failure.kind.name()]).inc();
+        tracing::warn!(policy = &*policy, worker, ?slot, %failure, "policy failed; the fallback serves meanwhile");
+        match self.policies.fail(&policy, failure, &self.config.policy_host) {
+            Verdict::Leave => {}
+            Verdict::Quarantine => self.quarantine(&world, &policy, &failure.to_string()).await,
+            Verdict::Replace => match self.replacement(need).await {
+                Ok(instance) => {
+                    if let Some(sender) = self.workers.get(worker) {
+                        send(sender, Command::Replace { slot, digest, instance }).await;
+                    }
+                }
+                Err(reason) => {
+                    self.policies.quarantine(&policy);
+                    self.quarantine(&world, &policy, &reason).await;
+                }
+            },
+        }
+    }
+
+    async fn replacement(&self, need: Need) -> Result<Instance, String> {
+        let node = self.config.node.clone();
+        let job =
+            move || need.make(&node, None).map_err(|refusal: Refusal| need.refused(refusal).to_string());
+        tokio::task::spawn_blocking(job).await.unwrap_or_else(|_| Err(ApplyError::Panicked.to_string()))
+    }
+
+    async fn quarantine(&mut self, world: &World, policy: &str, reason: &str) {
+        tracing::error!(
+            policy,
+            reason,
+            "policy quarantined: the fallback serves until it is replaced or reset"
+        );
+        self.metrics.policy_quarantined.with_label_values(&[policy]).set(1);
+        for slot in prepare::slots_of(world, policy) {
+            let digest = self.policies.entry(policy).map(|entry| entry.current.digest());
+            let Some(digest) = digest else { return };
+            for worker in &self.workers {
+                send(worker, Command::Quarantine { slot: slot.clone(), digest }).await;
+            }
+        }
+    }
+
+    /// A worker serves a version now.
+    pub(super) fn note_applied(&mut self, worker: usize, version: u64) {
+        if let Some(applied) = self.applied.get_mut(worker) {
+            *applied = version.max(*applied);
+        }
+        let by_all = self.applied.iter().copied().min().unwrap_or_default();
+        self.applied_by_all.send_if_modified(|known| std::mem::replace(known, by_all) != by_all);
+    }
+
+    /// What the registry says could be used, until now at least.
+    pub(super) fn note_confirmed(&mut self) {
+        self.confirmed_ms = clock::now_ms();
+        self.metrics.registry_valid.set(1);
+        self.faults.registry.clear();
+    }
+}
+
+/// A worker that is gone is the application's affair: it ends the process.
+pub(super) async fn send(worker: &mpsc::Sender<Command>, command: Command) {
+    if worker.send(command).await.is_err() {
+        tracing::error!("a worker has ended");
+    }
+}
+
+/// Every use of a policy that the configuration writes down.
+pub(super) fn uses(config: &Config) -> impl Iterator<Item = &PolicyUse> {
+    let services = config.services.values().map(|settings| &settings.balancer);
+    let routes = config.routes.iter().filter_map(|route| match &route.action {
+        RouteAction::Router { policy, .. } => Some(policy),
+        RouteAction::Forward(_) => None,
+    });
+    std::iter::once(&config.defaults.balancer).chain(services).chain(routes)
+}
+
+/// Where a policy is written down, for messages about the policy itself.
+pub(super) fn place_of(config: &Config, policy: &str) -> Option<Place> {
+    let file = config.policies.get(policy).map(|file| file.place.clone());
+    file.or_else(|| uses(config).find(|used| used.policy == policy).map(|used| used.place.clone()))
+}
+
+fn listed(refused: &[Refused]) -> String {
+    refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
