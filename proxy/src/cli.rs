@@ -1,3 +1,4 @@
-//! The verbs of the program, one file each.
+//! The program's verbs, one file each.
 
+pub mod check;
 pub mod policy;

@@ -18,7 +18,7 @@ use super::status::Faults;
 use super::watch::Watcher;
 use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
 use crate::clock;
-use crate::config::{Config, Diagnostic, RegistrySource};
+use crate::config::{Diagnostic, RegistrySource};
 use crate::link::{Command, Report};
 use crate::snapshot::Catalogue;
 
