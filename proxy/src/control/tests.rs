@@ -96,8 +96,11 @@ impl Scene {
         self.reports.send(Report::Failed { worker: 0, slot: slot.clone(), digest, failure }).await.unwrap();
     }
 
+    /// By renaming, so that nobody reads a half.
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.dir.path().join(name), bytes).unwrap();
+        let path = self.dir.path().join("half-written");
+        fs::write(&path, bytes).unwrap();
+        fs::rename(path, self.dir.path().join(name)).unwrap();
     }
 }
 
