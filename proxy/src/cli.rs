@@ -1,4 +1,5 @@
-//! The program's verbs, one file each.
+//! The verbs of the program, one file each.
 
 pub mod check;
 pub mod policy;
+pub mod run;
