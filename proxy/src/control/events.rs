@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::policies::{self, LoadError, Policies, Source, Version};
-use super::reconcile::{Change, Reconciler, place_of, send};
-use super::sources::{self, Reloaded};
+use super::reconcile::{ApplyError, Change, Reconciler, place_of, send};
+use super::sources::{self, Broken, Reloaded};
 use super::status::Faults;
 use super::watch::Watcher;
 use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
 use crate::clock;
-use crate::config::{Config, Diagnostic, RegistrySource};
+use crate::config::{Diagnostic, RegistrySource};
 use crate::link::{Command, Report};
 use crate::snapshot::Catalogue;
 
@@ -62,7 +62,7 @@ struct Slow {
 
 #[derive(Debug)]
 enum Ended {
-    Config(Result<Box<Reloaded>, Vec<String>>),
+    Config(Result<Box<Reloaded>, Broken>),
     Registry(Result<Catalogue, Vec<Diagnostic>>),
     /// `None`: what is in force already.
     Policy {
@@ -146,7 +146,7 @@ impl Events {
 
     /// A file may have changed: read it again, elsewhere.
     fn changed(&mut self, file: &Path) {
-        if *file == *self.config_path {
+        if *file == *self.config_path || !self.state.faults.config.is_empty() {
             self.config_changed();
         }
         let config = Arc::clone(&self.state.config);
@@ -233,55 +233,66 @@ impl Events {
         }
     }
 
-    async fn config_loaded(&mut self, loaded: Result<Box<Reloaded>, Vec<String>>) {
-        let mut unchanged = false;
-        let result = match loaded {
-            Ok(reloaded) => {
-                let Reloaded { mut config, mut versions } = *reloaded;
-                let waiting = sources::keep_until_restart(&self.state.config, &mut config);
-                for field in waiting.iter().filter(|field| !self.state.faults.restart.contains(field)) {
-                    tracing::warn!(field, "a changed setting waits for a restart");
-                }
-                versions.retain(|name, version| !self.is_in_force(name, version));
-                unchanged = config == *self.state.config && versions.is_empty();
-                let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
-                let applied = self.state.apply(change).await.map_err(|error| vec![error.to_string()]);
-                applied.map(|version| (version, waiting))
-            }
-            Err(problems) => Err(problems),
+    async fn config_loaded(&mut self, loaded: Result<Box<Reloaded>, Broken>) {
+        let broken = match loaded {
+            Ok(reloaded) => match self.reconfigure(*reloaded).await {
+                Ok(()) => return,
+                Err(broken) => broken,
+            },
+            Err(broken) => broken,
         };
-        let (valid, label) = match result {
-            Ok((version, waiting)) => {
-                if !unchanged {
-                    tracing::info!(version, "configuration in force");
-                }
-                self.state.faults.config.clear();
-                self.state.faults.restart = waiting;
-                self.follow_files();
-                (1, if unchanged { "unchanged" } else { "applied" })
-            }
-            Err(problems) => {
-                if self.state.faults.config != problems {
-                    tracing::error!(
-                        "configuration refused, the one before stays in force:\n{}",
-                        problems.join("\n")
-                    );
-                }
-                self.state.faults.config = problems;
-                (0, "refused")
-            }
-        };
-        self.state.metrics.config_valid.set(valid);
-        self.state.metrics.config_reloads.with_label_values(&[label]).inc();
+        // The same may be reported twice.
+        let again = self.state.faults.config == broken.problems;
+        if !again {
+            tracing::error!(
+                "configuration refused, the one before stays in force:\n{}",
+                broken.problems.join("\n")
+            );
+            self.state.note_refusals(&broken.refused);
+        }
+        self.state.faults.config = broken.problems;
+        self.follow_files(broken.files);
+        self.count_reload(false, if again { "unchanged" } else { "refused" });
     }
 
+    async fn reconfigure(&mut self, Reloaded { mut config, mut versions }: Reloaded) -> Result<(), Broken> {
+        let waiting = sources::keep_until_restart(&self.state.config, &mut config);
+        for field in waiting.iter().filter(|field| !self.state.faults.restart.contains(field)) {
+            tracing::warn!(field, "a changed setting waits for a restart");
+        }
+        versions.retain(|name, version| !self.is_in_force(name, version));
+        let unchanged = config == *self.state.config && versions.is_empty();
+        let files = sources::files(&self.config_path, &config);
+        let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
+        let version = self.state.apply(change).await.map_err(|error| Broken {
+            problems: vec![error.to_string()],
+            files,
+            refused: error.refused(),
+        })?;
+        if !unchanged {
+            tracing::info!(version, "configuration in force");
+        }
+        self.state.faults.config.clear();
+        self.state.faults.restart = waiting;
+        self.follow_files(BTreeSet::new());
+        self.count_reload(true, if unchanged { "unchanged" } else { "applied" });
+        Ok(())
+    }
+
+    fn count_reload(&self, valid: bool, result: &str) {
+        self.state.metrics.config_valid.set(i64::from(valid));
+        self.state.metrics.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Watches what is in force, and what a refused configuration names: when that changes, it may be accepted.
     /// Files that are new here may have changed since they were read.
-    fn follow_files(&mut self) {
-        let files = sources::files(&self.config_path, &self.state.config);
-        let new: Vec<PathBuf> = files.difference(&self.files).cloned().collect();
+    fn follow_files(&mut self, refused: BTreeSet<PathBuf>) {
+        let mut files = sources::files(&self.config_path, &self.state.config);
+        let mine = files.clone();
+        files.extend(refused);
         self.watcher.set_files(files.clone());
-        self.files = files;
-        new.iter().for_each(|file| self.changed(file));
+        let before = std::mem::replace(&mut self.files, files);
+        mine.difference(&before).for_each(|file| self.changed(file));
     }
 
     async fn registry_read(&mut self, read: Result<Catalogue, Vec<Diagnostic>>) {
@@ -339,7 +350,12 @@ impl Events {
                     );
                 });
             }
-            Err(error) => self.refused(&policy, error.to_string(), reply),
+            Err(error) => {
+                if let ApplyError::Refused(refused) = &error {
+                    self.state.note_refusals(refused);
+                }
+                self.refused(&policy, error.to_string(), reply);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! `Reconciler` is the control loop's state. Its one way to change what workers serve is `apply`, which either
 //! publishes everything that a change asks for or leaves all as it was.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,6 +62,15 @@ pub enum ApplyError {
     Panicked,
 }
 
+impl ApplyError {
+    pub(super) fn refused(self) -> Vec<Refused> {
+        match self {
+            Self::Refused(refused) => refused,
+            Self::Unpinned(_) | Self::Panicked => Vec::new(),
+        }
+    }
+}
+
 type Tried = HashMap<Arc<str>, (Version, Arc<PolicyMetrics>)>;
 
 impl Reconciler {
@@ -88,13 +97,10 @@ impl Reconciler {
         let versions = Versions { tried: &tried, store: &self.policies };
         let needs = prepare::needs(self.world.as_deref(), &world, &self.held, &versions);
         let (prepared, refused) = self.prepare(&config, needs).await?;
-        for one in &refused {
-            self.metrics.policy_refusals.with_label_values(&[&one.policy]).inc();
-            self.faults.note_refusal(&one.policy, one.to_string());
-        }
         if operators && !refused.is_empty() {
             return Err(ApplyError::Refused(refused));
         }
+        self.note_refusals(&refused);
         for one in &refused {
             tracing::error!(policy = &*one.policy, "{one}; the fallback serves");
             self.faults.refused(&one.policy, one.to_string());
@@ -105,6 +111,16 @@ impl Reconciler {
         self.held.extend(refused.into_iter().map(|one| (one.slot, wanting)));
         self.believe(config, change.catalogue, tried);
         Ok(self.publish(world))
+    }
+
+    /// Once per policy, in however many uses it refused.
+    pub(super) fn note_refusals(&mut self, refused: &[Refused]) {
+        let by_policy: BTreeMap<&Arc<str>, &Refused> =
+            refused.iter().rev().map(|one| (&one.policy, one)).collect();
+        for (policy, one) in by_policy {
+            self.metrics.policy_refusals.with_label_values(&[policy]).inc();
+            self.faults.note_refusal(policy, one.to_string());
+        }
     }
 
     /// Proves all, then makes all: state is asked for only when nothing was refused.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::policies::{self, LoadError, Version};
+use super::prepare::Refused;
 use super::reconcile::{place_of, uses};
 use super::registry;
 use crate::config::{self, Config, Diagnostic, RegistrySource};
@@ -19,6 +20,15 @@ use crate::snapshot::Catalogue;
 pub(super) struct Reloaded {
     pub(super) config: Config,
     pub(super) versions: Versions,
+}
+
+/// A configuration that cannot come into force.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) problems: Vec<String>,
+    /// When one of these changes, it may be another matter.
+    pub(super) files: BTreeSet<PathBuf>,
+    pub(super) refused: Vec<Refused>,
 }
 
 /// By policy name.
@@ -50,14 +60,18 @@ pub(super) async fn reload(
     before: Arc<Config>,
     known: BTreeSet<Arc<str>>,
     engine: Engine,
-) -> Result<Box<Reloaded>, Vec<String>> {
-    let config = config(path).await.map_err(|d| d.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+) -> Result<Box<Reloaded>, Broken> {
+    let broken = |problems, files| Broken { problems, files, refused: Vec::new() };
+    let config = config(path.clone())
+        .await
+        .map_err(|problems| broken(problems.iter().map(ToString::to_string).collect(), BTreeSet::new()))?;
     let mut names = needed(&config);
     names.retain(|name| {
         !known.contains(name) || policies::source_of(&before, name) != policies::source_of(&config, name)
     });
     let config = Arc::new(config);
-    let versions = load_all(&engine, Arc::clone(&config), names).await?;
+    let versions = load_all(&engine, Arc::clone(&config), names);
+    let versions = versions.await.map_err(|problems| broken(problems, files(&path, &config)))?;
     Ok(Box::new(Reloaded { config: Arc::unwrap_or_clone(config), versions }))
 }
 
