@@ -92,7 +92,7 @@ fn refuses_a_file_that_says_nothing() {
     let missing = "services: field `services` is missing; `services: {}` says that there are none";
     assert_eq!(errors(""), [format!("s.yaml:1:1: {missing}")]);
     assert_eq!(errors("---\n"), [format!("s.yaml:2:1: {missing}")]);
-    assert_eq!(errors("services:\n"), [format!("s.yaml:1:10: {missing}")]);
+    assert_eq!(errors("services:\n"), [format!("s.yaml:1:9: {missing}")]);
 }
 
 #[test]
