@@ -1,3 +1,5 @@
 //! The verbs of the program, one file each.
 
+pub mod check;
 pub mod policy;
+pub mod run;

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch::Receiver as Current;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Diagnostic};
 use crate::link::{Command, Report};
@@ -22,8 +23,10 @@ pub mod policies;
 pub mod prepare;
 pub mod publish;
 mod reconcile;
+pub mod registry;
 mod sources;
 pub mod status;
+pub mod watch;
 
 #[cfg(test)]
 mod fixtures;
@@ -52,9 +55,9 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Control {
     asks: mpsc::Sender<Ask>,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    status: watch::Receiver<Arc<Status>>,
-    applied: watch::Receiver<u64>,
+    snapshots: Current<Option<Arc<Snapshot>>>,
+    status: Current<Arc<Status>>,
+    applied: Current<u64>,
 }
 
 /// Why the program cannot start. Every text names a file and, where there is one, a line.
@@ -66,8 +69,6 @@ pub enum StartError {
     Policy(String),
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    #[error("files cannot be watched: {0}")]
-    Watch(std::io::Error),
 }
 
 /// A request to change something.
@@ -118,7 +119,7 @@ impl Control {
     }
 
     /// The snapshot published last.
-    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+    pub fn snapshots(&self) -> Current<Option<Arc<Snapshot>>> {
         self.snapshots.clone()
     }
 

@@ -1,5 +1,6 @@
 //! Outrigger: a sidecar proxy whose balancing and routing policies are WebAssembly components.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

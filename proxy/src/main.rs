@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, policy, run};
+use outrigger::cli::{check, policy, run};
+use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
 #[global_allocator]
@@ -21,20 +22,20 @@ struct Arguments {
 enum Verb {
     /// Run the sidecar.
     Run(run::RunArgs),
-    /// See it at work: three backends, load, and policies swapped while requests flow.
-    Demo(demo::DemoArgs),
     /// Check a configuration and the services file it names; print every error with its place.
     Check(check::CheckArgs),
     /// Write, build, check and measure policies.
-    #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Compiles a component from standard input to standard output, within limits; `run` starts it.
+    #[command(name = compiler::CHILD_VERB, hide = true)]
+    CompileComponent,
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(args) => run::run(args),
-        Verb::Demo(args) => demo::run(args),
         Verb::Check(args) => check::run(args),
-        Verb::Policy(command) => policy::run(command),
+        Verb::Policy(command) => policy::run(&command),
+        Verb::CompileComponent => compiler::child_main(),
     }
 }

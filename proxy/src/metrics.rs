@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{
-    Error, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
+    Error, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
 use declare::{Declare, Family};
@@ -155,7 +155,10 @@ impl Metrics {
     }
 
     /// The text format 0.0.4, with the process's and the policies' own numbers as of now.
-    pub fn encode<'a>(&self, policies: impl Iterator<Item = &'a PolicyMetrics> + Clone) -> Result<String, Error> {
+    pub fn encode<'a>(
+        &self,
+        policies: impl Iterator<Item = &'a PolicyMetrics> + Clone,
+    ) -> Result<String, Error> {
         self.process.sample();
         for policy in policies.clone() {
             for (name, value) in policy.counters() {

@@ -71,7 +71,7 @@ pub(crate) struct Worker {
     index: usize,
     config: Arc<Config>,
     head_limits: HeadLimits,
-    itself: Weak<Worker>,
+    itself: Weak<Self>,
     generation: RefCell<Rc<Generation>>,
     upstreams: RefCell<HashMap<std::net::SocketAddr, Rc<Upstream>>>,
     connections: Connections,
@@ -187,7 +187,7 @@ impl Worker {
         self.generation().tick(self, crate::clock::now_ns());
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
         unsent.into_iter().for_each(|report| self.report(report));
-        if count % FLUSH_TICKS == 0 {
+        if count.is_multiple_of(FLUSH_TICKS) {
             self.flush();
             self.tidy();
         }

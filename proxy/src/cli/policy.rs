@@ -10,6 +10,7 @@ mod new;
 mod show;
 mod subject;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -68,6 +69,11 @@ pub fn run(command: &PolicyCommand) -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Prints a result. A reader that has gone away, such as `head`, is no error.
+fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// The bytes of a built-in policy or of a file.

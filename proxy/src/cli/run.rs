@@ -65,7 +65,8 @@ pub fn run(args: RunArgs) -> ExitCode {
 async fn serve(args: &RunArgs, config: config::Config) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let compiler = std::env::current_exe().ok();
+    // This very program, even after its file has been replaced by an upgrade.
+    let compiler = Some(PathBuf::from("/proc/self/exe"));
     let mut running = app::start(args.config.clone(), config, compiler).await?;
     announce(args.ready_file.as_deref(), &running)?;
     let failure = tokio::select! {

@@ -32,3 +32,16 @@ pub const DEFAULT_BALANCER: &str = "p2c";
 pub fn builtin_kind(name: &str) -> Option<PolicyKind> {
     BUILTIN_POLICIES.iter().find(|(builtin, _)| *builtin == name).map(|(_, kind)| *kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_the_default_is_among_them() {
+        let names: std::collections::BTreeSet<_> = BUILTIN_POLICIES.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), BUILTIN_POLICIES.len());
+        assert_eq!(builtin_kind(DEFAULT_BALANCER), Some(PolicyKind::Balancer));
+        assert_eq!(builtin_kind("none"), None);
+    }
+}

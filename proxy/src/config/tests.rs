@@ -185,3 +185,246 @@ fn needs_a_registry() {
     assert_eq!(errors("# nothing\n"), [format!("o.yaml:1:1: registry: {message}")]);
     assert_eq!(errors_with("workers: 0"), ["o.yaml:2:10: workers: 0 is out of range: 1 to 256"]);
 }
+
+/// What is wrong about the error of this line, so that one run of a table shows every difference.
+fn differs(line: &str, expected: &str) -> Option<String> {
+    let errors = errors_with(line);
+    (errors != [format!("o.yaml:{expected}")]).then(|| format!("{line} leads to {errors:?}"))
+}
+
+/// One line of a file (its second), and the one error it leads to.
+#[test]
+fn says_what_is_wrong_with_a_setting() {
+    let name_rule = "1 to 63 lower-case letters, digits and hyphens, no hyphen at either end";
+    let form = "an address is IP:port, as in `10.0.0.7:8080` or `[fd00::7]:8080`";
+    let mut wrong = Vec::new();
+    for (line, error) in [
+        ("node: {service: Web}", format!("2:17: node.service: `Web` cannot be a name: {name_rule}")),
+        ("workers: 257", "2:10: workers: 257 is out of range: 1 to 256".into()),
+        ("outbound: []", "2:11: outbound: an empty list; at least one address is needed".into()),
+        ("outbound: 15001", "2:11: outbound: expected text or a list of texts, found a number".into()),
+        ("outbound: 0.0.0.0", format!("2:11: outbound: `0.0.0.0` has no port; {form}")),
+        ("outbound: ['[::1]:99999']", format!("2:12: outbound[0]: port 99999 is out of range: 0 to 65535; {form}")),
+        ("outbound: ['[::1]:9', '[::1]:9']", "2:23: outbound[1]: [::1]:9 is given twice".into()),
+        ("outbound: 127.0.0.1:15020", "1:1: admin: 127.0.0.1:15020 is also given for `outbound`".into()),
+        ("admin: {listen: 'unix:'}", "2:17: admin.listen: an empty path".into()),
+        ("admin: {token: ''}", "2:16: admin.token: the token is empty".into()),
+        (
+            "admin: {token: 'a b'}",
+            "2:16: admin.token: the token may only hold printable ASCII characters, and no spaces".into(),
+        ),
+        ("admin: {token: a, token_file: /dev/null}", "2:16: admin.token: `token` and `token_file` exclude each other".into()),
+        (
+            "admin: {listen: 0.0.0.0:1}",
+            "2:8: admin: a token is required, since 0.0.0.0:1 can be reached from other machines; give `token_file`".into(),
+        ),
+        ("registri: {}", "2:1: registri: unknown field `registri`; did you mean `registry`?".into()),
+        ("domain: a..b", "2:9: domain: `a..b` is not a domain name".into()),
+        ("forwarded: x-forward", "2:12: forwarded: unknown value `x-forward`; did you mean `x-forwarded`?".into()),
+        ("log: {format: yaml}", "2:15: log.format: unknown value `yaml`; known here: `text`, `json`".into()),
+        ("limits: {head_bytes_max: 10}", "2:26: limits.head_bytes_max: 10 is out of range: 1024 to 1048576".into()),
+        ("limits: {headers_max: 0}", "2:23: limits.headers_max: 0 is out of range: 1 to 4096".into()),
+        (
+            "policy_host: {memory_bytes_max: 16MB}",
+            "2:33: policy_host.memory_bytes_max: `16MB` is not a size: a whole number and `B`, `KiB`, `MiB` or `GiB`, as in `64KiB`".into(),
+        ),
+        ("policy_host: {cache_dir: ''}", "2:26: policy_host.cache_dir: an empty path; `none` turns the cache off".into()),
+        ("policy_host: {call_budget: 0ms}", "2:28: policy_host.call_budget: must be longer than zero".into()),
+        ("policy_host: {quarantine: {window: 25h}}", "2:36: policy_host.quarantine.window: longer than a day (24h)".into()),
+        ("policies: {p2c: {file: a.wasm}}", "2:12: policies.p2c: `p2c` is a built-in policy; choose another name".into()),
+        ("policies: {My: {file: a.wasm}}", format!("2:12: policies.My: `My` cannot be a name: {name_rule}")),
+        ("policies: {mine: {}}", "2:18: policies.mine.file: field `file` is missing".into()),
+        ("policies: {mine: {file: ''}}", "2:25: policies.mine.file: an empty path".into()),
+        ("policies: {mine: a.wasm}", "2:18: policies.mine: expected a mapping, found text".into()),
+        ("defaults: {balancer: maglew}", "2:22: defaults.balancer: unknown balancer `maglew`; did you mean `maglev`?".into()),
+        ("defaults: {balancer: canary}", "2:22: defaults.balancer: `canary` is a router; a balancer is needed here".into()),
+        ("defaults: {balancer: {config: {}}}", "2:22: defaults.balancer.policy: field `policy` is missing".into()),
+        (
+            "defaults: {balancer: {policy: p2c, config: 5}}",
+            "2:44: defaults.balancer.config: expected a mapping, found a number".into(),
+        ),
+        ("defaults: {hash_key: ip}", "2:22: defaults.hash_key: unknown value `ip`; known here: `none`, `source-address`, `path`, `header`, `cookie`".into()),
+        ("defaults: {hash_key: header}", "2:22: defaults.hash_key: `header` needs a value, as in `{header: …}`".into()),
+        ("defaults: {hash_key: {header: 'a b'}}", "2:31: defaults.hash_key.header: `a b` is not a header name".into()),
+        ("defaults: {hash_key: {cookie: 'a;b'}}", "2:31: defaults.hash_key.cookie: `a;b` is not a cookie name".into()),
+        (
+            "defaults: {timeouts: {connect: 1sec}}",
+            "2:32: defaults.timeouts.connect: `1sec` is not a duration: a whole number and `us`, `ms`, `s`, `m` or `h`, as in `500ms`".into(),
+        ),
+        ("defaults: {retry: {attempts: 0}}", "2:30: defaults.retry.attempts: 0 is out of range: 1 to 10".into()),
+        ("defaults: {retry: {attempts: -1}}", "2:30: defaults.retry.attempts: expected a whole number from 0 to 4294967295, found -1".into()),
+        ("defaults: {retry: {statuses: 503}}", "2:30: defaults.retry.statuses: expected a list, found a number".into()),
+        ("defaults: {ejection: {panic_threshold: 1.5}}", "2:40: defaults.ejection.panic_threshold: 1.5 is out of range: 0 to 1".into()),
+        ("defaults: {ejection: {time: 2m}}", "2:22: defaults.ejection: `time` (120s) is longer than `time_max` (60s)".into()),
+        ("services: {a_b: {}}", format!("2:12: services.a_b: `a_b` cannot be a name: {name_rule}")),
+    ] {
+        wrong.extend(differs(line, &error));
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn says_what_is_wrong_with_a_route() {
+    let name_rule = "1 to 63 lower-case letters, digits and hyphens, no hyphen at either end";
+    let mut wrong = Vec::new();
+    for (route, error) in [
+        ("{service: web, router: canary, backends: {a: b}}", "2:10: routes[0]: `service` and `router` exclude each other".into()),
+        ("{labels: {a: b}}", "2:10: routes[0]: either `service` or `router` is needed".to_owned()),
+        ("{service: web, backends: {a: b}}", "2:25: routes[0].backends: `backends` goes with `router`, not `service`".into()),
+        ("{service: web, hash_key: path}", "2:25: routes[0].hash_key: `hash_key` goes with `router`, not `service`".into()),
+        ("{service: Web}", format!("2:20: routes[0].service: `Web` cannot be a name: {name_rule}")),
+        ("{service: web, labels: {}}", "2:33: routes[0].labels: no labels; leave `labels` out to mean every endpoint".into()),
+        (
+            "{router: canary, labels: {a: b}, backends: {a: b}}",
+            "2:27: routes[0].labels: `labels` goes with `service`; with `router`, each backend has its own".into(),
+        ),
+        ("{router: canary}", "2:10: routes[0].backends: a router needs at least one backend".into()),
+        ("{router: canary, backends: {}}", "2:37: routes[0].backends: a router needs at least one backend".into()),
+        ("{router: canary, backends: [a]}", "2:37: routes[0].backends: expected a mapping, found a list".into()),
+        ("{router: canary, backends: {a: {}}}", "2:41: routes[0].backends.a.service: field `service` is missing".into()),
+        ("{router: canary, backends: {A: b}}", format!("2:38: routes[0].backends.A: `A` cannot be a name: {name_rule}")),
+        ("{router: p2c, backends: {a: b}}", "2:19: routes[0].router: `p2c` is a balancer; a router is needed here".into()),
+        ("{router: canry, backends: {a: b}}", "2:19: routes[0].router: unknown router `canry`; did you mean `canary`?".into()),
+        ("{service: web, name: a/b}", "2:31: routes[0].name: `a/b` cannot be a name: 1 to 100 letters, digits, hyphens, underscores and dots".into()),
+        ("{service: web, match: {hosts: []}}", "2:40: routes[0].match.hosts: an empty list fits nothing; leave `hosts` out to mean any host".into()),
+        ("{service: web, match: {hosts: [a.*.b]}}", "2:41: routes[0].match.hosts[0]: `a.*.b`: `*.` can only be the first label".into()),
+        ("{service: web, match: {path_prefix: api}}", "2:46: routes[0].match.path_prefix: `api` does not start with a slash".into()),
+        (
+            "{service: web, match: {path_prefix: /a?b}}",
+            "2:46: routes[0].match.path_prefix: `/a?b` is not a path: printable ASCII without spaces, `?` and `#`".into(),
+        ),
+        ("{service: web, match: {methods: ['G T']}}", "2:43: routes[0].match.methods[0]: `G T` is not a method".into()),
+        ("{service: web, match: {method: [GET]}}", "2:33: routes[0].match.method: unknown field `method`; did you mean `methods`?".into()),
+    ] {
+        wrong.extend(differs(&format!("routes: [{route}]"), &error));
+    }
+    assert_eq!(wrong, [""; 0]);
+    assert_eq!(
+        errors_with("routes:\n  - {name: a, service: web}\n  - {name: a, service: web}\n"),
+        ["o.yaml:4:12: routes[1].name: `a` is also the name of the route on line 3"]
+    );
+}
+
+#[test]
+fn an_error_is_not_repeated_where_it_is_used() {
+    let text = "policies: {mine: 5}\nservices: {web: {balancer: mine}}\nroutes: [{servic: web}]\n";
+    assert_eq!(
+        errors_with(text),
+        [
+            "o.yaml:2:18: policies.mine: expected a mapping, found a number",
+            "o.yaml:4:11: routes[0].servic: unknown field `servic`; did you mean `service`?",
+        ]
+    );
+    assert_eq!(
+        errors_with("defaults: {timeouts: {connect: 0s}}\nservices: {a: {timeouts: {idle: 1s}}, b: {}}\n"),
+        ["o.yaml:2:32: defaults.timeouts.connect: must be longer than zero"],
+        "services inherit the value, not the error"
+    );
+    let after_a_refused_item = "routes: [5, {router: canry, backends: {a: b}}]";
+    assert_eq!(
+        errors_with(after_a_refused_item),
+        [
+            "o.yaml:2:10: routes[0]: expected a mapping, found a number",
+            "o.yaml:2:22: routes[1].router: unknown router `canry`; did you mean `canary`?",
+        ]
+    );
+}
+
+#[test]
+fn policies_of_your_own_serve_either_kind() {
+    let text = "policies: {mine: {file: /x.wasm}}\nservices: {a: {balancer: mine}}\nroutes: [{router: mine, backends: {a: a}}]";
+    let config = read(&format!("{MINIMAL}{text}"));
+    assert_eq!(config.policies["mine"].file, PathBuf::from("/x.wasm"));
+    assert_eq!(errors_with(&text.replace("balancer: mine", "balancer: mien")).len(), 1);
+}
+
+#[test]
+fn reads_the_token() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let token = directory.path().join("token");
+    let text = format!("{MINIMAL}admin: {{listen: '0.0.0.0:15020', token_file: token}}\n");
+    let load = |content: &str| {
+        std::fs::write(&token, content).unwrap();
+        parse(&text, "o.yaml", directory.path()).map_err(|errors| errors[0].message.clone())
+    };
+    assert_eq!(load("s3cret\n").unwrap().admin.token, Some(Secret("s3cret".into())));
+    assert_eq!(load(" \n").unwrap_err(), "the token is empty");
+    assert_eq!(
+        load("a\nb").unwrap_err(),
+        "the token may only hold printable ASCII characters, and no spaces"
+    );
+    assert_eq!(load(&"x".repeat(5000)).unwrap_err(), "the token is longer than 4096 bytes");
+    std::fs::remove_file(&token).unwrap();
+    let errors = parse(&text, "o.yaml", directory.path()).unwrap_err();
+    assert_eq!(
+        (errors[0].place.line, errors[0].place.column, errors[0].path.as_str()),
+        (2, 46, "admin.token_file")
+    );
+    assert!(errors[0].message.starts_with("cannot read "), "{}", errors[0]);
+    let mapped = "admin: {listen: '[::ffff:127.0.0.1]:1'}";
+    assert_eq!(read(&format!("{MINIMAL}{mapped}")).admin.token, None, "loopback in another form");
+}
+
+#[test]
+fn loads_files_and_says_why_not() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("o.yaml");
+    let load_bytes = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        load(&file).map_err(|errors| errors[0].to_string().rsplit('/').next().unwrap_or_default().to_owned())
+    };
+    let config = load_bytes(MINIMAL.as_bytes()).unwrap();
+    assert_eq!(config.registry, RegistrySource::File(directory.path().join("services.yaml")));
+    assert_eq!(
+        load_bytes(b"# caf\xc3\xa9\nnode: {zone: \xc3\xa9\xff}\n").unwrap_err(),
+        "o.yaml:2:15: not UTF-8 from here on"
+    );
+    let padded = [b"#", " ".repeat(1 << 20).as_bytes()].concat();
+    assert_eq!(load_bytes(&padded).unwrap_err(), "o.yaml: larger than 1048576 bytes");
+    assert!(load(directory.path()).unwrap_err()[0].message.starts_with("cannot be read: "));
+    assert!(load(Path::new("/nowhere/o.yaml")).unwrap_err()[0].message.contains("No such file"));
+}
+
+#[test]
+fn has_a_schema_with_descriptions() {
+    let schema = schema();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(schema["title"], "Outrigger configuration");
+    assert_eq!(schema["required"], serde_json::json!(["registry"]));
+    let root = schema["properties"].as_object().unwrap();
+    assert_eq!(root.keys().next().map(String::as_str), Some("node"), "in the order of the type");
+    let definitions = schema["$defs"].as_object().unwrap();
+    let objects = std::iter::once(&schema).chain(definitions.values()).filter(|of| of["type"] == "object");
+    for object in objects {
+        assert_eq!(object["additionalProperties"], false, "{object:#}");
+        for (name, property) in object["properties"].as_object().unwrap() {
+            assert!(property["description"].is_string(), "{name} is not described");
+        }
+    }
+}
+
+/// Every field of the fullest example is in the schema, and every `$ref` leads somewhere.
+#[test]
+fn the_schema_knows_every_field() {
+    fn references(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(|target| target.as_str()).map(str::to_owned));
+                map.values().for_each(|value| references(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let schema = schema();
+    let mut found = Vec::new();
+    references(&schema, &mut found);
+    assert!(found.len() > 10, "{found:?}");
+    for target in found {
+        assert!(schema.pointer(target.trim_start_matches('#')).is_some(), "{target}");
+    }
+    for field in FULL.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase())) {
+        let name = field.split(':').next().unwrap();
+        assert!(schema["properties"][name].is_object(), "{name}");
+    }
+}

@@ -137,7 +137,9 @@ impl Admin {
             Target::Metrics => self.metrics().await,
             Target::Ready => self.ready(),
             Target::Config => json(StatusCode::OK, &config_view::view(&self.control.status().config)),
-            Target::Endpoints => json(StatusCode::OK, &endpoints::view(self.control.status().world.as_deref())),
+            Target::Endpoints => {
+                json(StatusCode::OK, &endpoints::view(self.control.status().world.as_deref()))
+            }
             Target::Policies => json(StatusCode::OK, &json!({ "policies": self.control.status().policies })),
             Target::Policy(name) if method == Method::GET => self.policy(name),
             Target::Policy(name) => self.put(name, &head, body).await,
@@ -150,7 +152,9 @@ impl Admin {
         match scrape::text(&self.control.status(), &self.metrics, &self.workers).await {
             Ok(text) => {
                 let mut answer = Response::new(Full::from(text));
-                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+                answer
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
                 answer
             }
             Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -172,8 +176,10 @@ impl Admin {
 
     async fn put(&self, name: &str, head: &Parts, body: Incoming) -> Answer {
         let max = self.control.status().config.policy_host.component_bytes_max;
-        let too_large = || failure(StatusCode::PAYLOAD_TOO_LARGE, &format!("a component may have {max} bytes"));
-        let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let too_large =
+            || failure(StatusCode::PAYLOAD_TOO_LARGE, &format!("a component may have {max} bytes"));
+        let announced =
+            head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|bytes| bytes > max) {
             return too_large();
         }

@@ -5,22 +5,21 @@
 //! are thrown away.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
 use super::policies::{self, LoadError, Policies, Source, Version};
-use super::reconcile::{Change, Reconciler, place_of, send, uses};
-use super::sources::{self, Changed, Watched};
+use super::reconcile::{ApplyError, Change, Reconciler, place_of, send};
+use super::sources::{self, Broken, Reloaded};
 use super::status::Faults;
+use super::watch::Watcher;
 use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
 use crate::clock;
-use crate::config::{Config, Diagnostic};
+use crate::config::{Diagnostic, RegistrySource};
 use crate::link::{Command, Report};
-use crate::policy::Engine;
 use crate::snapshot::Catalogue;
 
 /// Requests to change something that may wait.
@@ -35,7 +34,9 @@ const APPLY_WAIT: Duration = Duration::from_secs(10);
 struct Events {
     state: Reconciler,
     config_path: PathBuf,
-    watched: Watched,
+    watcher: Watcher,
+    /// What it watches.
+    files: BTreeSet<PathBuf>,
     results: mpsc::Sender<Slow>,
     status: watch::Sender<Arc<super::Status>>,
     /// Number of the slow work started last.
@@ -61,18 +62,28 @@ struct Slow {
 
 #[derive(Debug)]
 enum Ended {
-    Config(Result<(Config, HashMap<Arc<str>, Version>), Vec<String>>),
+    Config(Result<Box<Reloaded>, Broken>),
     Registry(Result<Catalogue, Vec<Diagnostic>>),
-    Policy { policy: Arc<str>, version: Result<Version, LoadError>, reply: Option<Reply> },
+    /// `None`: what is in force already.
+    Policy {
+        policy: Arc<str>,
+        version: Result<Option<Version>, LoadError>,
+        reply: Option<Reply>,
+    },
 }
 
 /// See `Control::start`.
 pub(super) async fn start(options: Options) -> Result<Control, StartError> {
     let Options { config_path, config, engine, metrics, workers, mut reports } = options;
     let config = Arc::new(config);
-    let names = needed(&config);
-    let (catalogue, versions) =
-        tokio::join!(sources::catalogue(config.registry.clone()), load_all(&engine, Arc::clone(&config), names));
+    // Before anything is read, so that no change goes unseen.
+    let files = sources::files(&config_path, &config);
+    let watcher = Watcher::new(files.clone());
+    let names = sources::needed(&config);
+    let (catalogue, versions) = tokio::join!(
+        sources::catalogue(config.registry.clone()),
+        sources::load_all(&engine, Arc::clone(&config), names)
+    );
     let catalogue = catalogue.map_err(StartError::Registry)?;
     let versions = versions.map_err(|errors| StartError::Policy(errors.join("\n")))?;
 
@@ -98,19 +109,19 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
     state.note_confirmed();
     state.metrics.config_valid.set(1);
 
-    let (mut watched, mut changes) = sources::watch().map_err(StartError::Watch)?;
-    watched.follow(&config_path, &state.config);
     let (asks, mut asked) = mpsc::channel(ASKS_MAX);
     let (results, mut ended) = mpsc::channel(RESULTS_MAX);
     let (status, status_seen) = watch::channel(Arc::new(state.status()));
     let effective = HashMap::new();
-    let mut events = Events { state, config_path, watched, results, status, started: 0, effective };
+    let mut events = Events { state, config_path, watcher, files, results, status, started: 0, effective };
+    // It was read before it was watched.
+    events.config_changed();
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 Some(report) = reports.recv() => events.report(report).await,
                 Some(slow) = ended.recv() => events.ended(slow).await,
-                Some(changed) = changes.recv() => events.changed(changed),
+                files = events.watcher.changed() => files.iter().for_each(|file| events.changed(file)),
                 ask = asked.recv() => match ask {
                     Some(ask) => events.asked(ask).await,
                     None => return,
@@ -133,26 +144,26 @@ impl Events {
         }
     }
 
-    /// A file has changed: read it again, elsewhere.
-    fn changed(&mut self, changed: Changed) {
-        match changed {
-            Changed::Config => {
-                let (path, before, engine) =
-                    (self.config_path.clone(), Arc::clone(&self.state.config), self.state.engine.clone());
-                let known = self.state.policies.iter().map(|(name, _)| Arc::clone(name)).collect();
-                self.slowly(async move { Ended::Config(reload(path, before, known, engine).await) });
-            }
-            Changed::Registry => {
-                let source = self.state.config.registry.clone();
-                self.slowly(async move { Ended::Registry(sources::catalogue(source).await) });
-            }
-            Changed::Policy(path) => {
-                let config = Arc::clone(&self.state.config);
-                for (name, _) in config.policies.iter().filter(|(_, policy)| policy.file == path) {
-                    self.load(name.as_str().into(), Source::File(path.clone()));
-                }
-            }
+    /// A file may have changed: read it again, elsewhere.
+    fn changed(&mut self, file: &Path) {
+        if *file == *self.config_path || !self.state.faults.config.is_empty() {
+            self.config_changed();
         }
+        let config = Arc::clone(&self.state.config);
+        if config.registry == RegistrySource::File(file.to_owned()) {
+            let source = config.registry.clone();
+            self.slowly(async move { Ended::Registry(sources::catalogue(source).await) });
+        }
+        for (name, _) in config.policies.iter().filter(|(_, policy)| policy.file == *file) {
+            self.load_file(name, file);
+        }
+    }
+
+    fn config_changed(&mut self) {
+        let (path, before, engine) =
+            (self.config_path.clone(), Arc::clone(&self.state.config), self.state.engine.clone());
+        let known = self.state.policies.iter().map(|(name, _)| Arc::clone(name)).collect();
+        self.slowly(async move { Ended::Config(sources::reload(path, before, known, engine).await) });
     }
 
     async fn asked(&mut self, ask: Ask) {
@@ -164,7 +175,7 @@ impl Events {
                 }
                 let engine = self.state.engine.clone();
                 self.slowly(async move {
-                    let version = policies::load_pushed(engine, component).await;
+                    let version = policies::load_pushed(engine, component).await.map(Some);
                     Ended::Policy { policy, version, reply: Some(reply) }
                 });
             }
@@ -199,7 +210,9 @@ impl Events {
         };
         let overtaken = self.effective.get(&subject).is_some_and(|&number| number > slow.number);
         match slow.what {
-            Ended::Policy { reply, .. } if overtaken => reply.into_iter().for_each(|r| answer(r, Err(Denied::Overtaken))),
+            Ended::Policy { reply, .. } if overtaken => {
+                reply.into_iter().for_each(|r| answer(r, Err(Denied::Overtaken)))
+            }
             _ if overtaken => {}
             Ended::Config(loaded) => {
                 self.effective.insert(subject, slow.number);
@@ -210,51 +223,76 @@ impl Events {
                 self.registry_read(read).await;
             }
             Ended::Policy { policy, version, reply } => match version {
-                Ok(version) if self.is_in_force(&policy, &version) && reply.is_none() => {
-                    self.state.faults.accepted(&policy);
-                }
-                Ok(version) => {
+                Ok(None) => self.state.faults.accepted(&policy),
+                Ok(Some(version)) => {
                     self.effective.insert(subject, slow.number);
                     self.put_in_force(policy, version, reply).await;
                 }
-                Err(error) => self.refused(&policy, error.to_string(), reply),
+                Err(error) => self.not_loaded(&policy, &error, reply),
             },
         }
     }
 
-    async fn config_loaded(&mut self, loaded: Result<(Config, HashMap<Arc<str>, Version>), Vec<String>>) {
-        let result = match loaded {
-            Ok((mut config, versions)) => {
-                let waiting = sources::keep_until_restart(&self.state.config, &mut config);
-                for field in waiting.iter().filter(|field| !self.state.faults.restart.contains(field)) {
-                    tracing::warn!(field, "a changed setting waits for a restart");
-                }
-                let mut versions = versions;
-                versions.retain(|name, version| !self.is_in_force(name, version));
-                let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
-                let applied = self.state.apply(change).await.map_err(|error| vec![error.to_string()]);
-                applied.map(|version| (version, waiting))
-            }
-            Err(problems) => Err(problems),
+    async fn config_loaded(&mut self, loaded: Result<Box<Reloaded>, Broken>) {
+        let broken = match loaded {
+            Ok(reloaded) => match self.reconfigure(*reloaded).await {
+                Ok(()) => return,
+                Err(broken) => broken,
+            },
+            Err(broken) => broken,
         };
-        let (valid, label) = match result {
-            Ok((version, waiting)) => {
-                tracing::info!(version, "configuration in force");
-                self.state.faults.config.clear();
-                self.state.faults.restart = waiting;
-                self.watched.follow(&self.config_path, &self.state.config);
-                (1, "applied")
-            }
-            Err(problems) => {
-                if self.state.faults.config != problems {
-                    tracing::error!("configuration refused, the one before stays in force:\n{}", problems.join("\n"));
-                }
-                self.state.faults.config = problems;
-                (0, "refused")
-            }
-        };
-        self.state.metrics.config_valid.set(valid);
-        self.state.metrics.config_reloads.with_label_values(&[label]).inc();
+        // The same may be reported twice.
+        let again = self.state.faults.config == broken.problems;
+        if !again {
+            tracing::error!(
+                "configuration refused, the one before stays in force:\n{}",
+                broken.problems.join("\n")
+            );
+            self.state.note_refusals(&broken.refused);
+        }
+        self.state.faults.config = broken.problems;
+        self.follow_files(broken.files);
+        self.count_reload(false, if again { "unchanged" } else { "refused" });
+    }
+
+    async fn reconfigure(&mut self, Reloaded { mut config, mut versions }: Reloaded) -> Result<(), Broken> {
+        let waiting = sources::keep_until_restart(&self.state.config, &mut config);
+        for field in waiting.iter().filter(|field| !self.state.faults.restart.contains(field)) {
+            tracing::warn!(field, "a changed setting waits for a restart");
+        }
+        versions.retain(|name, version| !self.is_in_force(name, version));
+        let unchanged = config == *self.state.config && versions.is_empty();
+        let files = sources::files(&self.config_path, &config);
+        let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
+        let version = self.state.apply(change).await.map_err(|error| Broken {
+            problems: vec![error.to_string()],
+            files,
+            refused: error.refused(),
+        })?;
+        if !unchanged {
+            tracing::info!(version, "configuration in force");
+        }
+        self.state.faults.config.clear();
+        self.state.faults.restart = waiting;
+        self.follow_files(BTreeSet::new());
+        self.count_reload(true, if unchanged { "unchanged" } else { "applied" });
+        Ok(())
+    }
+
+    fn count_reload(&self, valid: bool, result: &str) {
+        self.state.metrics.config_valid.set(i64::from(valid));
+        self.state.metrics.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Watches what is in force, and what a refused configuration names: when that changes, it may be accepted.
+    /// Files that are new here may have changed since they were read.
+    fn follow_files(&mut self, refused: BTreeSet<PathBuf>) {
+        let mut files = sources::files(&self.config_path, &self.state.config);
+        let mine = files.clone();
+        files.extend(refused);
+        self.watcher.set_files(files.clone());
+        let before = std::mem::replace(&mut self.files, files);
+        mine.difference(&before).for_each(|file| self.changed(file));
     }
 
     async fn registry_read(&mut self, read: Result<Catalogue, Vec<Diagnostic>>) {
@@ -271,9 +309,16 @@ impl Events {
             }
             Err(diagnostics) => diagnostics.iter().map(ToString::to_string).collect(),
         };
+        if self.state.faults.registry.is_empty() {
+            // It was good until now.
+            self.state.note_confirmed();
+        }
         self.state.metrics.registry_valid.set(0);
         if self.state.faults.registry != problems {
-            tracing::error!("registry not usable, what it said before stays in force:\n{}", problems.join("\n"));
+            tracing::error!(
+                "registry not usable, what it said before stays in force:\n{}",
+                problems.join("\n")
+            );
         }
         self.state.faults.registry = problems;
     }
@@ -281,7 +326,9 @@ impl Events {
     /// Proves and publishes a version; the answer waits for the workers, the loop does not.
     async fn put_in_force(&mut self, policy: Arc<str>, version: Version, reply: Option<Reply>) {
         if !policies::is_known(&self.state.config, &policy) {
-            reply.into_iter().for_each(|reply| answer(reply, Err(Denied::UnknownPolicy(Arc::clone(&policy)))));
+            reply
+                .into_iter()
+                .for_each(|reply| answer(reply, Err(Denied::UnknownPolicy(Arc::clone(&policy)))));
             return;
         }
         let digest = version.digest();
@@ -293,31 +340,56 @@ impl Events {
                 tokio::spawn(async move {
                     let wait = applied.wait_for(|by_all| *by_all >= version);
                     let in_force = matches!(tokio::time::timeout(APPLY_WAIT, wait).await, Ok(Ok(_)));
-                    answer(reply, if in_force { Ok(Done { digest, version }) } else { Err(Denied::NotApplied(version)) });
+                    answer(
+                        reply,
+                        if in_force {
+                            Ok(Done { digest, version })
+                        } else {
+                            Err(Denied::NotApplied(version))
+                        },
+                    );
                 });
             }
-            Err(error) => self.refused(&policy, error.to_string(), reply),
+            Err(error) => {
+                if let ApplyError::Refused(refused) = &error {
+                    self.state.note_refusals(refused);
+                }
+                self.refused(&policy, error.to_string(), reply);
+            }
         }
     }
 
-    fn refused(&mut self, policy: &str, reason: String, reply: Option<Reply>) {
-        let place = place_of(&self.state.config, policy).map(|place| place.to_string()).unwrap_or_default();
-        tracing::error!(policy, place, reason, "policy refused, the version before stays in force");
+    fn not_loaded(&mut self, policy: &str, error: &LoadError, reply: Option<Reply>) {
         self.state.metrics.policy_refusals.with_label_values(&[policy]).inc();
+        let reason = match place_of(&self.state.config, policy).filter(|_| reply.is_none()) {
+            Some(place) => format!("{place}: {error}"),
+            None => error.to_string(),
+        };
+        self.refused(policy, reason, reply);
+    }
+
+    fn refused(&mut self, policy: &str, reason: String, reply: Option<Reply>) {
+        tracing::error!(policy, reason, "policy refused, the version before stays in force");
         self.state.faults.refused(policy, reason.clone());
         reply.into_iter().for_each(|reply| answer(reply, Err(Denied::Refused(reason.clone()))));
     }
 
     fn is_in_force(&self, policy: &str, version: &Version) -> bool {
         self.state.policies.entry(policy).is_some_and(|entry| {
-            !entry.quarantined && entry.current.digest() == version.digest() && entry.current.source == version.source
+            !entry.quarantined
+                && entry.current.digest() == version.digest()
+                && entry.current.source == version.source
         })
     }
 
-    fn load(&mut self, policy: Arc<str>, source: Source) {
+    fn load_file(&mut self, policy: &str, file: &Path) {
         let (engine, limit) = (self.state.engine.clone(), self.state.config.policy_host.component_bytes_max);
+        let (policy, source) = (Arc::<str>::from(policy), Source::File(file.to_owned()));
+        // In quarantine, even the same component gets another chance.
+        let serves = self.state.policies.entry(&policy).filter(|entry| !entry.quarantined);
+        let in_force = serves.map(|entry| entry.current.digest());
         self.slowly(async move {
-            let version = policies::load(engine, Arc::clone(&policy), source, limit).await;
+            let version = policies::load(engine, Arc::clone(&policy), source, limit, in_force).await;
             Ended::Policy { policy, version, reply: None }
         });
     }
@@ -330,66 +402,6 @@ impl Events {
             let _ = results.send(Slow { number, what: work.await }).await;
         });
     }
-}
-
-/// Reads the configuration, and loads the policies that are new in it or come from elsewhere now.
-async fn reload(
-    path: PathBuf,
-    before: Arc<Config>,
-    known: BTreeSet<Arc<str>>,
-    engine: Engine,
-) -> Result<(Config, HashMap<Arc<str>, Version>), Vec<String>> {
-    let config = sources::config(path).await.map_err(|d| d.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let mut names = needed(&config);
-    names.retain(|name| {
-        !known.contains(name) || policies::source_of(&before, name) != policies::source_of(&config, name)
-    });
-    let config = Arc::new(config);
-    let versions = load_all(&engine, Arc::clone(&config), names).await?;
-    Ok((Arc::unwrap_or_clone(config), versions))
-}
-
-/// All that the configuration uses, and all that it gives a file for.
-fn needed(config: &Config) -> BTreeSet<Arc<str>> {
-    let used = uses(config).map(|used| &used.policy);
-    used.chain(config.policies.keys()).map(|name| name.as_str().into()).collect()
-}
-
-/// Side by side: the blocking pool has a thread for each.
-async fn load_all(
-    engine: &Engine,
-    config: Arc<Config>,
-    names: BTreeSet<Arc<str>>,
-) -> Result<HashMap<Arc<str>, Version>, Vec<String>> {
-    let limit = config.policy_host.component_bytes_max;
-    let mut loading = JoinSet::new();
-    for name in names {
-        let source = policies::source_of(&config, &name);
-        let engine = engine.clone();
-        loading.spawn(async move {
-            let version = match source {
-                Some(source) => policies::load(engine, Arc::clone(&name), source, limit).await,
-                None => Err(LoadError::Unknown),
-            };
-            (name, version)
-        });
-    }
-    let mut versions = HashMap::new();
-    let mut problems = Vec::new();
-    while let Some(ended) = loading.join_next().await {
-        match ended {
-            Ok((name, Ok(version))) => {
-                versions.insert(name, version);
-            }
-            Ok((name, Err(error))) => {
-                let place = place_of(&config, &name).unwrap_or_default();
-                problems.push(format!("{place}: policy `{name}`: {error}"));
-            }
-            Err(_) => problems.push(LoadError::Panicked.to_string()),
-        }
-    }
-    problems.sort();
-    if problems.is_empty() { Ok(versions) } else { Err(problems) }
 }
 
 /// Who asked may have gone.

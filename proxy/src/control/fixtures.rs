@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{
-    Admin, AdminListen, Backend, Config, Ejection, HashKey, Limits, Log, LogFormat, Node, Place, PolicyHost,
-    PolicyUse, RegistrySource, Retry, Route, RouteAction, RouteMatch, ServiceSettings, Timeouts,
+    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat, Node,
+    Place, PolicyHost, PolicyUse, RegistrySource, Retry, Route, RouteAction, RouteMatch, ServiceSettings,
+    Timeouts,
 };
 use crate::snapshot::{Catalogue, EndpointRecord, EndpointStatus};
 
@@ -19,6 +20,7 @@ pub(crate) fn config() -> Config {
         registry: RegistrySource::File("/nowhere".into()),
         log: Log { format: LogFormat::Text, filter: "info".into(), access: false },
         domain: "mesh.internal".into(),
+        forwarded: ForwardedFields::default(),
         limits: Limits {
             connections_max: 64,
             head_bytes_max: 16 * 1024,

@@ -3,6 +3,7 @@
 //! Owned by the control loop alone. Nothing here blocks: components are loaded by `load` on the blocking pool, and a
 //! version enters the store only after it has been proven in all its uses and published.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::File;
@@ -47,6 +48,7 @@ pub struct Entry {
 pub struct Version {
     pub compiled: Arc<Compiled>,
     pub source: Source,
+    /// In force, or loaded.
     pub since: SystemTime,
 }
 
@@ -105,12 +107,17 @@ impl Policies {
 
     /// The pin that a version would get if it came into force.
     pub fn pin_of(&self, name: &str, version: &Version) -> Pin {
-        Pin { digest: version.compiled.digest(), epoch: self.entries.get(name).map_or(1, |entry| entry.epoch + 1) }
+        Pin {
+            digest: version.compiled.digest(),
+            epoch: self.entries.get(name).map_or(1, |entry| entry.epoch + 1),
+        }
     }
 
     /// The numbers kept for a policy, or fresh ones for a name not seen before.
     pub fn metrics_of(&self, name: &str) -> Arc<PolicyMetrics> {
-        self.entries.get(name).map_or_else(|| Arc::new(PolicyMetrics::new(name)), |entry| Arc::clone(&entry.metrics))
+        self.entries
+            .get(name)
+            .map_or_else(|| Arc::new(PolicyMetrics::new(name)), |entry| Arc::clone(&entry.metrics))
     }
 
     /// Puts a proven version in force. The one before is kept for a rollback; failures are forgotten.
@@ -120,6 +127,7 @@ impl Policies {
             return;
         };
         let digest = version.compiled.digest();
+        let version = Version { since: SystemTime::now(), ..version };
         let replaced = std::mem::replace(&mut entry.current, version);
         entry.previous.retain(|kept| kept.compiled.digest() != digest);
         if replaced.compiled.digest() != digest {
@@ -239,18 +247,26 @@ pub fn source_of(config: &Config, name: &str) -> Option<Source> {
     }
 }
 
-/// Reads and compiles, on the blocking pool.
-pub async fn load(engine: Engine, name: Arc<str>, source: Source, limit: usize) -> Result<Version, LoadError> {
+/// Reads and compiles, on the blocking pool. `None` if it is the component in force already, which saves compiling.
+pub async fn load(
+    engine: Engine,
+    name: Arc<str>,
+    source: Source,
+    limit: usize,
+    in_force: Option<Digest>,
+) -> Result<Option<Version>, LoadError> {
     let job = move || {
-        let compiled = match &source {
-            Source::Builtin => engine.load(builtin::bytes(&name).ok_or(LoadError::Unknown)?)?,
+        let bytes = match &source {
+            Source::Builtin => builtin::bytes(&name).ok_or(LoadError::Unknown)?.into(),
             Source::File(path) => {
-                let bytes = read(path, limit).map_err(|error| LoadError::Read { path: path.clone(), error })?;
-                engine.load(&bytes)?
+                Cow::from(read(path, limit).map_err(|error| LoadError::Read { path: path.clone(), error })?)
             }
             Source::Admin => return Err(LoadError::Unknown),
         };
-        Ok(Version::new(compiled, source))
+        if in_force == Some(Digest::of(&bytes)) {
+            return Ok(None);
+        }
+        Ok(Some(Version::new(engine.load(&bytes)?, source)))
     };
     tokio::task::spawn_blocking(job).await.unwrap_or(Err(LoadError::Panicked))
 }

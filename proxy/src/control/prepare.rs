@@ -81,7 +81,12 @@ pub fn needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &
     needs
 }
 
-fn balancer_needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &Versions<'_>) -> Vec<Need> {
+fn balancer_needs(
+    old: Option<&World>,
+    new: &World,
+    held: &SlotInterests,
+    versions: &Versions<'_>,
+) -> Vec<Need> {
     let pools = old.into_iter().flat_map(|world| &world.snapshot.pools);
     let old: HashMap<&str, &Arc<Pool>> = pools.map(|pool| (&*pool.name, pool)).collect();
     let need = |pool: &Arc<Pool>| {
@@ -94,13 +99,19 @@ fn balancer_needs(old: Option<&World>, new: &World, held: &SlotInterests, versio
             return None;
         }
         let mut need = balancer_need(&new.snapshot.config, pool, versions)?;
-        need.hands_over = !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
+        need.hands_over =
+            !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
         Some(need)
     };
     new.snapshot.pools.iter().filter_map(need).collect()
 }
 
-fn router_needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &Versions<'_>) -> Vec<Need> {
+fn router_needs(
+    old: Option<&World>,
+    new: &World,
+    held: &SlotInterests,
+    versions: &Versions<'_>,
+) -> Vec<Need> {
     let old: HashMap<&str, &Router> = old.into_iter().flat_map(routers).collect();
     let need = |(name, router): (&str, &Router)| {
         let before = old.get(name);

@@ -3,7 +3,7 @@
 //! `Reconciler` is the control loop's state. Its one way to change what workers serve is `apply`, which either
 //! publishes everything that a change asks for or leaves all as it was.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,7 +36,7 @@ pub(super) struct Reconciler {
     pub(super) faults: Faults,
     /// Last version that each worker said is in force.
     pub(super) applied: Vec<u64>,
-    /// When the registry last said something that could be used, in ms of `clock::now_ms`.
+    /// Until when what the registry says could be used, in ms of `clock::now_ms`; means nothing while it can.
     pub(super) confirmed_ms: u64,
     pub(super) draining: bool,
     pub(super) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -62,6 +62,15 @@ pub enum ApplyError {
     Panicked,
 }
 
+impl ApplyError {
+    pub(super) fn refused(self) -> Vec<Refused> {
+        match self {
+            Self::Refused(refused) => refused,
+            Self::Unpinned(_) | Self::Panicked => Vec::new(),
+        }
+    }
+}
+
 type Tried = HashMap<Arc<str>, (Version, Arc<PolicyMetrics>)>;
 
 impl Reconciler {
@@ -81,15 +90,19 @@ impl Reconciler {
         if let Some(old) = old.filter(|old| world.same_as(old)) {
             self.believe(config, change.catalogue, tried);
             // Endpoints that no pool has may have changed all the same.
-            self.world = Some(Arc::new(World { snapshot: Arc::clone(&old.snapshot), members: world.members }));
+            self.world =
+                Some(Arc::new(World { snapshot: Arc::clone(&old.snapshot), members: world.members }));
             return Ok(old.snapshot.version);
         }
         let versions = Versions { tried: &tried, store: &self.policies };
         let needs = prepare::needs(self.world.as_deref(), &world, &self.held, &versions);
-        let (prepared, refused) = self.prepare(&config, needs, operators).await?;
+        let (prepared, refused) = self.prepare(&config, needs).await?;
+        if operators && !refused.is_empty() {
+            return Err(ApplyError::Refused(refused));
+        }
+        self.note_refusals(&refused);
         for one in &refused {
             tracing::error!(policy = &*one.policy, "{one}; the fallback serves");
-            self.metrics.policy_refusals.with_label_values(&[&one.policy]).inc();
             self.faults.refused(&one.policy, one.to_string());
         }
         self.deliver(&world, prepared).await;
@@ -100,27 +113,31 @@ impl Reconciler {
         Ok(self.publish(world))
     }
 
-    /// Proves all and makes all. With `strict`, one refusal is enough to give up.
+    /// Once per policy, in however many uses it refused.
+    pub(super) fn note_refusals(&mut self, refused: &[Refused]) {
+        let by_policy: BTreeMap<&Arc<str>, &Refused> =
+            refused.iter().rev().map(|one| (&one.policy, one)).collect();
+        for (policy, one) in by_policy {
+            self.metrics.policy_refusals.with_label_values(&[policy]).inc();
+            self.faults.note_refusal(policy, one.to_string());
+        }
+    }
+
+    /// Proves all, then makes all: state is asked for only when nothing was refused.
     async fn prepare(
         &self,
         config: &Config,
         needs: Vec<Need>,
-        strict: bool,
     ) -> Result<(Vec<Prepared>, Vec<Refused>), ApplyError> {
         let (handing, fresh): (Vec<Need>, Vec<Need>) = needs.into_iter().partition(|need| need.hands_over);
         let workers = self.workers.len();
         let (mut prepared, mut refused) = self.make(config, fresh, workers, HashMap::new()).await?;
-        let mut states = HashMap::new();
-        if !handing.is_empty() {
-            let (_, also_refused) = self.make(config, handing.clone(), 1, HashMap::new()).await?;
-            refused.extend(also_refused);
-            if refused.is_empty() {
-                states = self.exported(&handing).await;
-            }
+        let (_, unfit) = self.make(config, handing.clone(), 1, HashMap::new()).await?;
+        if !unfit.is_empty() {
+            refused.extend(unfit);
+            return Ok((prepared, refused));
         }
-        if strict && !refused.is_empty() {
-            return Err(ApplyError::Refused(refused));
-        }
+        let states = self.exported(&handing).await;
         let (handed, also_refused) = self.make(config, handing, workers, states).await?;
         refused.extend(also_refused);
         for (all, more) in prepared.iter_mut().zip(handed) {
@@ -164,7 +181,8 @@ impl Reconciler {
 
     async fn deliver(&mut self, world: &World, prepared: Vec<Prepared>) {
         if let Some(first) = prepared.first() {
-            let interests = first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
+            let interests =
+                first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
             self.held.extend(interests);
         }
         let slots: HashSet<Slot> = world.slots().collect();
@@ -197,14 +215,17 @@ impl Reconciler {
         }
         for name in self.policies.retain(&self.config) {
             self.metrics.forget_policy(&name);
-            self.faults.accepted(&name);
+            self.faults.forget(&name);
         }
     }
 
     fn publish(&mut self, world: World) -> u64 {
         let version = world.snapshot.version;
-        if let Some(old) = self.world.as_ref().filter(|o| !Arc::ptr_eq(&o.snapshot.services, &world.snapshot.services)) {
-            let gone = old.snapshot.services.keys().filter(|name| !world.snapshot.services.contains_key(*name));
+        if let Some(old) =
+            self.world.as_ref().filter(|o| !Arc::ptr_eq(&o.snapshot.services, &world.snapshot.services))
+        {
+            let gone =
+                old.snapshot.services.keys().filter(|name| !world.snapshot.services.contains_key(*name));
             gone.for_each(|name| self.metrics.forget_service(name));
         }
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
@@ -221,7 +242,8 @@ impl Reconciler {
             .map(|(name, version)| (Arc::clone(&name), (version, self.policies.metrics_of(&name))))
             .collect();
         for (name, entry) in self.policies.iter().filter(|(_, entry)| entry.quarantined) {
-            let used = |config| uses(config).filter(|used: &&PolicyUse| *used.policy == **name).collect::<Vec<_>>();
+            let used =
+                |config| uses(config).filter(|used: &&PolicyUse| *used.policy == **name).collect::<Vec<_>>();
             if used(config) != used(&self.config) {
                 let again = || (entry.current.clone(), Arc::clone(&entry.metrics));
                 tried.entry(Arc::clone(name)).or_insert_with(again);
@@ -260,12 +282,17 @@ impl Reconciler {
 
     async fn replacement(&self, need: Need) -> Result<Instance, String> {
         let node = self.config.node.clone();
-        let job = move || need.make(&node, None).map_err(|refusal: Refusal| need.refused(refusal).to_string());
+        let job =
+            move || need.make(&node, None).map_err(|refusal: Refusal| need.refused(refusal).to_string());
         tokio::task::spawn_blocking(job).await.unwrap_or_else(|_| Err(ApplyError::Panicked.to_string()))
     }
 
     async fn quarantine(&mut self, world: &World, policy: &str, reason: &str) {
-        tracing::error!(policy, reason, "policy quarantined: the fallback serves until it is replaced or reset");
+        tracing::error!(
+            policy,
+            reason,
+            "policy quarantined: the fallback serves until it is replaced or reset"
+        );
         self.metrics.policy_quarantined.with_label_values(&[policy]).set(1);
         for slot in prepare::slots_of(world, policy) {
             let digest = self.policies.entry(policy).map(|entry| entry.current.digest());
@@ -285,7 +312,7 @@ impl Reconciler {
         self.applied_by_all.send_if_modified(|known| std::mem::replace(known, by_all) != by_all);
     }
 
-    /// The registry has said something that could be used.
+    /// What the registry says could be used, until now at least.
     pub(super) fn note_confirmed(&mut self) {
         self.confirmed_ms = clock::now_ms();
         self.metrics.registry_valid.set(1);

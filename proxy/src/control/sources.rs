@@ -1,36 +1,44 @@
-//! Where control learns what the operator and the registry want: files, read off the loop and watched.
+//! Where control learns what the operator and the registry want: files, read off the loop, and the components they
+//! name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use super::policies::{self, LoadError, Version};
+use super::prepare::Refused;
+use super::reconcile::{place_of, uses};
+use super::registry;
 use crate::config::{self, Config, Diagnostic, RegistrySource};
+use crate::policy::Engine;
 use crate::snapshot::Catalogue;
 
-/// A file that control has read may say something else now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Changed {
-    Config,
-    Registry,
-    /// Component of one or more policies.
-    Policy(PathBuf),
-}
-
+/// A configuration with the policies that are new in it.
 #[derive(Debug)]
-pub(super) struct Watched {
-    sender: mpsc::Sender<Changed>,
+pub(super) struct Reloaded {
+    pub(super) config: Config,
+    pub(super) versions: Versions,
 }
 
-pub(super) fn watch() -> std::io::Result<(Watched, mpsc::Receiver<Changed>)> {
-    let (sender, receiver) = mpsc::channel(16);
-    Ok((Watched { sender }, receiver))
+/// A configuration that cannot come into force.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) problems: Vec<String>,
+    /// When one of these changes, it may be another matter.
+    pub(super) files: BTreeSet<PathBuf>,
+    pub(super) refused: Vec<Refused>,
 }
 
-impl Watched {
-    pub(super) fn follow(&mut self, config_path: &Path, config: &Config) {
-        let _ = (config_path, config, &self.sender);
-    }
+/// By policy name.
+pub(super) type Versions = HashMap<Arc<str>, Version>;
+
+/// Every file that the configuration rests on, itself included.
+pub(super) fn files(config_path: &Path, config: &Config) -> BTreeSet<PathBuf> {
+    let RegistrySource::File(registry) = &config.registry;
+    let policies = config.policies.values().map(|policy| policy.file.clone());
+    policies.chain([config_path.to_owned(), registry.clone()]).collect()
 }
 
 pub(super) async fn config(path: PathBuf) -> Result<Config, Vec<Diagnostic>> {
@@ -42,23 +50,85 @@ pub(super) async fn config(path: PathBuf) -> Result<Config, Vec<Diagnostic>> {
 pub(super) async fn catalogue(source: RegistrySource) -> Result<Catalogue, Vec<Diagnostic>> {
     let RegistrySource::File(path) = source;
     let file = path.display().to_string();
-    let read = tokio::task::spawn_blocking(move || Ok(Catalogue::default())).await;
+    let read = tokio::task::spawn_blocking(move || registry::file::load(&path)).await;
     read.unwrap_or_else(|_| Err(vec![Diagnostic::of_file(&file, READING_PANICKED)]))
+}
+
+/// Reads the configuration, and loads the policies that are new in it or come from elsewhere now.
+pub(super) async fn reload(
+    path: PathBuf,
+    before: Arc<Config>,
+    known: BTreeSet<Arc<str>>,
+    engine: Engine,
+) -> Result<Box<Reloaded>, Broken> {
+    let broken = |problems, files| Broken { problems, files, refused: Vec::new() };
+    let config = config(path.clone())
+        .await
+        .map_err(|problems| broken(problems.iter().map(ToString::to_string).collect(), BTreeSet::new()))?;
+    let mut names = needed(&config);
+    names.retain(|name| {
+        !known.contains(name) || policies::source_of(&before, name) != policies::source_of(&config, name)
+    });
+    let config = Arc::new(config);
+    let versions = load_all(&engine, Arc::clone(&config), names);
+    let versions = versions.await.map_err(|problems| broken(problems, files(&path, &config)))?;
+    Ok(Box::new(Reloaded { config: Arc::unwrap_or_clone(config), versions }))
+}
+
+/// All that the configuration uses, and all that it gives a file for.
+pub(super) fn needed(config: &Config) -> BTreeSet<Arc<str>> {
+    let used = uses(config).map(|used| &used.policy);
+    used.chain(config.policies.keys()).map(|name| name.as_str().into()).collect()
+}
+
+/// Side by side: the blocking pool has a thread for each.
+pub(super) async fn load_all(
+    engine: &Engine,
+    config: Arc<Config>,
+    names: BTreeSet<Arc<str>>,
+) -> Result<Versions, Vec<String>> {
+    let limit = config.policy_host.component_bytes_max;
+    let mut loading = JoinSet::new();
+    for name in names {
+        let source = policies::source_of(&config, &name);
+        let engine = engine.clone();
+        loading.spawn(async move {
+            let version = match source {
+                Some(source) => policies::load(engine, Arc::clone(&name), source, limit, None).await,
+                None => Err(LoadError::Unknown),
+            };
+            (name, version)
+        });
+    }
+    let mut versions = HashMap::new();
+    let mut problems = Vec::new();
+    while let Some(ended) = loading.join_next().await {
+        match ended {
+            Ok((name, Ok(version))) => versions.extend(version.map(|version| (name, version))),
+            Ok((name, Err(error))) => {
+                let place = place_of(&config, &name).unwrap_or_default();
+                problems.push(format!("{place}: policy `{name}`: {error}"));
+            }
+            Err(_) => problems.push(LoadError::Panicked.to_string()),
+        }
+    }
+    problems.sort();
+    if problems.is_empty() { Ok(versions) } else { Err(problems) }
 }
 
 /// Takes over what cannot change while the process runs, and names the fields that wait.
 pub(super) fn keep_until_restart(now: &Config, next: &mut Config) -> Vec<&'static str> {
-    let mut waiting = BTreeSet::new();
+    let mut waiting = Vec::new();
     macro_rules! keep {
         ($($field:ident),*) => {$(
             if next.$field != now.$field {
                 next.$field.clone_from(&now.$field);
-                waiting.insert(stringify!($field));
+                waiting.push(stringify!($field));
             }
         )*};
     }
-    keep!(node, workers, outbound, admin, registry, log, limits, policy_host);
-    waiting.into_iter().collect()
+    keep!(node, workers, outbound, admin, registry, log, forwarded, limits, policy_host);
+    waiting
 }
 
 const READING_PANICKED: &str = "reading it ended in a panic, which is a fault of this program";

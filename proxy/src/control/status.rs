@@ -24,7 +24,7 @@ pub struct Status {
     pub policies: Vec<PolicyStatus>,
     /// What policies count for themselves.
     pub policy_metrics: Vec<Arc<PolicyMetrics>>,
-    /// In ms of `clock::now_ms`.
+    /// Until when the registry could be used, if it cannot now; in ms of `clock::now_ms`.
     pub confirmed_ms: u64,
 }
 
@@ -86,24 +86,41 @@ pub(super) struct Faults {
     pub(super) registry: Vec<String>,
     /// Fields of the configuration that wait for a restart.
     pub(super) restart: Vec<&'static str>,
-    policies: BTreeMap<Arc<str>, RefusalStatus>,
+    /// Versions that are wanted and not in force, by policy.
+    policies: BTreeMap<Arc<str>, String>,
+    /// The latest of each policy, whatever came after it.
+    refusals: BTreeMap<Arc<str>, RefusalStatus>,
 }
 
 impl Faults {
+    /// A version is wanted that the policy's host or one of its uses refused.
     pub(super) fn refused(&mut self, policy: &str, message: String) {
-        self.policies.insert(policy.into(), RefusalStatus { message, at: unix_seconds(SystemTime::now()) });
+        self.note_refusal(policy, message.clone());
+        self.policies.insert(policy.into(), message);
     }
 
-    /// The policy's latest version is in force, or nobody asks for it any more.
+    /// A refusal that is reported in another place already.
+    pub(super) fn note_refusal(&mut self, policy: &str, message: String) {
+        self.refusals.insert(policy.into(), RefusalStatus { message, at: unix_seconds(SystemTime::now()) });
+    }
+
+    /// What is wanted is in force.
     pub(super) fn accepted(&mut self, policy: &str) {
         self.policies.remove(policy);
+    }
+
+    /// The policy has left the configuration.
+    pub(super) fn forget(&mut self, policy: &str) {
+        self.policies.remove(policy);
+        self.refusals.remove(policy);
     }
 
     fn problems(&self) -> impl Iterator<Item = String> {
         let config = self.config.iter().map(|text| format!("configuration: {text}"));
         let registry = self.registry.iter().map(|text| format!("registry: {text}"));
-        let policies = self.policies.iter().map(|(name, refusal)| format!("policy {name}: {}", refusal.message));
-        let restart = self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
+        let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
+        let restart =
+            self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
         config.chain(registry).chain(policies).chain(restart)
     }
 }
@@ -115,7 +132,10 @@ impl Reconciler {
         let applied = self.applied.iter().copied().min().unwrap_or_default();
         let out_of_service = self.policies.iter().filter(|(_, entry)| entry.quarantined);
         let out_of_service = out_of_service.map(|(name, entry)| {
-            format!("policy {name}: quarantined: {}", entry.last_failure.as_deref().unwrap_or("it failed too often"))
+            format!(
+                "policy {name}: quarantined: {}",
+                entry.last_failure.as_deref().unwrap_or("it failed too often")
+            )
         });
         let ready = Ready {
             ready: applied > 0 && !self.draining,
@@ -153,7 +173,7 @@ impl Reconciler {
             quarantined: entry.quarantined,
             failures: entry.failures_total,
             last_failure: entry.last_failure.clone(),
-            last_refusal: self.faults.policies.get(name).cloned(),
+            last_refusal: self.faults.refusals.get(name).cloned(),
         }
     }
 }

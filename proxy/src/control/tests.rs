@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::*;
 use crate::config;
 use crate::link::{COMMANDS_MAX, Instance, REPORTS_MAX, Slot};
-use crate::policy::{Failure, FailureKind, builtin};
+use crate::policy::{BalancerInstance, Failure, FailureKind, Observation, Outcome, builtin};
 
 /// Longer than any change takes.
 const SOON: Duration = Duration::from_secs(20);
@@ -33,6 +34,7 @@ struct Seen {
     replaced: Vec<Slot>,
     quarantined: Vec<Slot>,
     drained: bool,
+    exported: Vec<u8>,
 }
 
 pub(super) static FLUSHES: AtomicUsize = AtomicUsize::new(0);
@@ -45,8 +47,7 @@ impl Scene {
     async fn try_start(config: &str, services: &str, files: &[(&str, &[u8])]) -> Result<Self, StartError> {
         let dir = TempDir::new().unwrap();
         let config_path = dir.path().join("outrigger.yaml");
-        fs::write(&config_path, complete(config))
-        .unwrap();
+        fs::write(&config_path, complete(config)).unwrap();
         fs::write(dir.path().join("services.yaml"), services).unwrap();
         for (name, bytes) in files {
             fs::write(dir.path().join(name), bytes).unwrap();
@@ -59,8 +60,14 @@ impl Scene {
         let other = watch::channel(Seen::default()).0;
         let workers = [seen, other].into_iter().enumerate();
         let workers: Vec<_> = workers.map(|(index, seen)| worker(index, seen, reports.clone())).collect();
-        let options =
-            Options { config_path, config, engine, metrics: metrics.clone(), workers: workers.clone(), reports: received };
+        let options = Options {
+            config_path,
+            config,
+            engine,
+            metrics: metrics.clone(),
+            workers: workers.clone(),
+            reports: received,
+        };
         let control = Control::start(options).await?;
         let scene = Self { control, metrics, workers, reports, seen: watched, dir };
         assert!(scene.control.wait_for_version(1, SOON).await);
@@ -89,8 +96,11 @@ impl Scene {
         self.reports.send(Report::Failed { worker: 0, slot: slot.clone(), digest, failure }).await.unwrap();
     }
 
+    /// By renaming, so that nobody reads a half.
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.dir.path().join(name), bytes).unwrap();
+        let path = self.dir.path().join("half-written");
+        fs::write(&path, bytes).unwrap();
+        fs::rename(path, self.dir.path().join(name)).unwrap();
     }
 }
 
@@ -122,11 +132,13 @@ fn obey(seen: &mut Seen, command: Command) -> Option<u64> {
         }
         Command::Quarantine { slot, .. } => seen.quarantined.push(slot),
         Command::ExportState { slot, reply } => {
-            let state = match seen.instances.get_mut(&slot) {
-                Some(Instance::Balancer(instance)) => instance.export_state().unwrap_or_default(),
-                _ => Vec::new(),
-            };
-            let _ = reply.send(state);
+            if let Some(Instance::Balancer(instance)) = seen.instances.get_mut(&slot) {
+                if seen.exported.is_empty() {
+                    learn(instance);
+                }
+                seen.exported = instance.export_state().unwrap();
+            }
+            let _ = reply.send(seen.exported.clone());
         }
         Command::Flush { reply } => {
             FLUSHES.fetch_add(1, Relaxed);
@@ -135,6 +147,15 @@ fn obey(seen: &mut Seen, command: Command) -> Option<u64> {
         Command::Drain => seen.drained = true,
     }
     None
+}
+
+/// Something worth handing over.
+fn learn(instance: &mut BalancerInstance) {
+    let millisecond = 1_000_000;
+    let (outcome, status, attempt) = (Outcome::Success, 200, 0);
+    let (first_byte, total, now) = (5 * millisecond, 6 * millisecond, 1000 * millisecond);
+    let observation = Observation { endpoint: 0, outcome, status, attempt, first_byte, total, now };
+    instance.observe(&observation).unwrap();
 }
 
 /// With a registry, on a line of its own, and without a cache unless the test says how policies are hosted.
@@ -189,7 +210,10 @@ async fn a_pushed_policy_serves_on_all_workers_and_can_be_taken_back() {
     scene.until(|seen| seen.version == 2 && seen.delivered.len() == 4).await;
     let status = scene.control.status();
     let policy = &status.policies[0];
-    assert_eq!((policy.digest.clone(), policy.source.as_str(), policy.epoch), (done.digest.to_string(), "admin", 2));
+    assert_eq!(
+        (policy.digest.clone(), policy.source.as_str(), policy.epoch),
+        (done.digest.to_string(), "admin", 2)
+    );
     assert_eq!(policy.versions[0].digest, before);
 
     let back = scene.control.rollback("p2c", None).await.unwrap();
@@ -262,8 +286,11 @@ async fn state_is_handed_over_to_another_version_of_the_same_policy() {
     let scene = Scene::start("services: {web: {balancer: peak-ewma}}", SERVICES).await;
     let done = scene.control.put("peak-ewma", component("peak-ewma")).await.unwrap();
     scene.until(|seen| seen.version == done.version).await;
-    let delivered = scene.seen.borrow().delivered.iter().filter(|slot| **slot == balancer("web")).count();
-    assert_eq!(delivered, 2);
+    let before = scene.seen.borrow().exported.clone();
+    assert!(!before.is_empty());
+    let (reply, after) = oneshot::channel();
+    scene.workers[0].send(Command::ExportState { slot: balancer("web"), reply }).await.unwrap();
+    assert!(after.await.unwrap().starts_with(&before));
 }
 
 #[tokio::test]
@@ -273,4 +300,83 @@ async fn draining_tells_the_workers_and_the_world() {
     scene.control.drain().await;
     scene.until(|seen| seen.drained).await;
     scene.until_status(|status| !status.ready.ready && status.ready.draining).await;
+}
+
+#[tokio::test]
+async fn a_changed_registry_moves_endpoints_and_keeps_instances() {
+    let scene = Scene::start("services: {web: {balancer: maglev}}", SERVICES).await;
+    scene.write("services.yaml", SERVICES.replace("10.0.0.2", "10.0.0.3"));
+    scene.until(|seen| seen.version == 2).await;
+    // Maglev asks to be built anew for new endpoints; p2c, which serves `api`, does not.
+    assert_eq!(scene.seen.borrow().delivered[2..], [balancer("web")]);
+    scene.write("services.yaml", SERVICES.replace("  api", "  new: {endpoints: [\"10.0.2.1:80\"]}\n  api"));
+    scene.until(|seen| seen.instances.contains_key(&balancer("new"))).await;
+
+    scene.write("services.yaml", "services: {");
+    scene.until_status(|status| !status.ready.registry_valid).await;
+    let status = scene.control.status();
+    assert!(status.ready.ready && status.ready.problems[0].contains("services.yaml"), "{:?}", status.ready);
+    assert_eq!(scene.metrics.registry_valid.get(), 0);
+    scene.write("services.yaml", SERVICES);
+    scene.until_status(|status| status.ready.registry_valid && status.ready.problems.is_empty()).await;
+    assert_eq!(scene.metrics.registry_valid.get(), 1);
+}
+
+#[tokio::test]
+async fn a_changed_configuration_comes_into_force_or_is_reported() {
+    let scene = Scene::start("services: {web: {}}", SERVICES).await;
+    scene.write("outrigger.yaml", complete("services: {web: {balancer: maglev}}"));
+    scene.until(|seen| seen.version == 2).await;
+    assert_eq!(scene.seen.borrow().delivered[2..], [balancer("web")]);
+
+    let refused = "services:\n  web:\n    balancer: {policy: maglev, config: {table_size: no}}";
+    scene.write("outrigger.yaml", complete(refused));
+    scene.until_status(|status| !status.ready.config_valid).await;
+    let problem = scene.control.status().ready.problems[0].clone();
+    assert!(problem.contains("outrigger.yaml:5:"), "{problem}");
+    assert_eq!((scene.metrics.config_valid.get(), scene.seen.borrow().version), (0, 2));
+
+    scene.write("outrigger.yaml", complete("workers: 7\nservices: {web: {balancer: maglev}}"));
+    scene.until_status(|status| status.ready.config_valid).await;
+    let status = scene.control.status();
+    assert!(status.ready.problems[0].contains("`workers`"), "{:?}", status.ready);
+    assert_ne!(status.config.workers, 7);
+    assert_eq!(scene.metrics.config_reloads.with_label_values(&["refused"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_changed_policy_file_is_swapped_in() {
+    let config = "policies:\n  mine: {file: mine.wasm}\nservices:\n  web: {balancer: mine}";
+    let files: [(&str, &[u8]); 1] = [("mine.wasm", &component("p2c"))];
+    let scene = Scene::try_start(config, SERVICES, &files).await.unwrap();
+    let digest = |status: &Status| status.policies.iter().find(|p| p.name == "mine").unwrap().digest.clone();
+    let first = digest(&scene.control.status());
+    scene.write("mine.wasm", component("random"));
+    scene.until_status(|status| digest(status) != first).await;
+    assert_eq!(scene.metrics.policy_swaps.with_label_values(&["mine"]).get(), 1);
+
+    scene.write("mine.wasm", b"junk");
+    scene.until_status(|status| !status.ready.problems.is_empty()).await;
+    assert_ne!(digest(&scene.control.status()), first);
+    scene.write("mine.wasm", component("random"));
+    scene.until_status(|status| status.ready.problems.is_empty()).await;
+
+    // A policy that leaves the configuration leaves the store.
+    scene.write("outrigger.yaml", complete("services: {web: {}}"));
+    scene.until_status(|status| status.policies.len() == 1).await;
+    assert!(!scene.metrics.encode(std::iter::empty()).unwrap().contains("policy=\"mine\""));
+}
+
+#[tokio::test]
+async fn a_refused_configuration_is_tried_again_when_its_files_change() {
+    let scene = Scene::start("services: {web: {}}", SERVICES).await;
+    scene.write(
+        "outrigger.yaml",
+        complete("policies: {mine: {file: mine.wasm}}\nservices: {web: {balancer: mine}}"),
+    );
+    scene.until_status(|status| !status.ready.config_valid).await;
+    scene.write("mine.wasm", component("random"));
+    scene.until_status(|status| status.ready.config_valid).await;
+    let status = scene.control.status();
+    assert!(status.policies.iter().any(|policy| policy.name == "mine" && policy.uses == ["service web"]));
 }

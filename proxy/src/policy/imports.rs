@@ -84,7 +84,7 @@ impl env::Host for HostState {
     }
 
     fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(HostState::now(self))
+        Ok(Self::now(self))
     }
 
     fn random(&mut self) -> wasmtime::Result<u64> {

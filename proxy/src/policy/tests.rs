@@ -1,5 +1,7 @@
 //! What hostile, broken and innocent guests may and may not do.
 
+mod builtin;
+mod child;
 pub(super) mod guest;
 
 use std::sync::Arc;

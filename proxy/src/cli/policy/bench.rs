@@ -8,7 +8,7 @@ use clap::Args;
 use outrigger_sdk::testing::{Random, get};
 use serde::Serialize;
 
-use super::{HostArgs, Role, load, role, subject};
+use super::{HostArgs, Role, load, role, say, subject};
 use crate::head::RequestFacts;
 use crate::policy::epoch::thread_cpu_time;
 use crate::policy::{BalancerInstance, Compiled, PickContext, PolicyMetrics, RouteContext, Setup};
@@ -59,11 +59,8 @@ pub(super) struct Row {
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let measured = bench(args)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&measured)?);
-    } else {
-        print_table(&measured);
-    }
+    let text = if args.json { serde_json::to_string_pretty(&measured)? + "\n" } else { table(&measured) };
+    say(&text);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -156,16 +153,17 @@ fn router(compiled: &Arc<Compiled>, setup: &Setup<'_>, args: &BenchArgs) -> anyh
     Ok(Row { endpoints: 0, call_ns, start_us: start.as_secs_f64() * 1e6, update_us: 0.0, memory_kib })
 }
 
-fn print_table(measured: &Measured) {
-    println!("digest    {}", measured.digest);
-    println!("size      {} bytes of Wasm, {} of machine code", measured.wasm_bytes, measured.code_bytes);
-    println!("compile   {:.1} ms", measured.compile_ms);
-    println!();
-    println!("endpoints   call ns   start us   update us   memory KiB");
-    for row in &measured.rows {
-        let Row { endpoints, call_ns, start_us, update_us, memory_kib } = row;
-        println!("{endpoints:>9} {call_ns:>9.1} {start_us:>10.1} {update_us:>11.1} {memory_kib:>12}");
+fn table(measured: &Measured) -> String {
+    let Measured { digest, wasm_bytes, code_bytes, compile_ms, rows } = measured;
+    let mut text = format!(
+        "digest    {digest}\nsize      {wasm_bytes} bytes of Wasm, {code_bytes} of machine code\n\
+         compile   {compile_ms:.1} ms\n\nendpoints   call ns   start us   update us   memory KiB\n"
+    );
+    for Row { endpoints, call_ns, start_us, update_us, memory_kib } in rows {
+        text +=
+            &format!("{endpoints:>9} {call_ns:>9.1} {start_us:>10.1} {update_us:>11.1} {memory_kib:>12}\n");
     }
+    text
 }
 
 fn facts() -> Box<RequestFacts> {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
-use super::beside;
+use super::{beside, say};
 use crate::policy::compiler::{componentize, embed_world};
 use crate::policy::inspect;
 
@@ -27,7 +27,7 @@ pub(super) struct BuildArgs {
 
 pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let output = build(args)?;
-    println!("{}", output.display());
+    say(&format!("{}\n", output.display()));
     Ok(ExitCode::SUCCESS)
 }
 

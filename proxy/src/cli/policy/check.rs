@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use outrigger_sdk::testing::conformance::{Claims, Report, check_balancer, check_router};
 
-use super::{HostArgs, Role, load, role, subject};
+use super::{HostArgs, Role, load, role, say, subject};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -43,14 +43,10 @@ enum Claim {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = check(args)?;
-    print!("{report}");
-    if report.passed() {
-        println!("{} passes", args.file);
-        Ok(ExitCode::SUCCESS)
-    } else {
-        println!("{} does not pass", args.file);
-        Ok(ExitCode::FAILURE)
-    }
+    let (verdict, code) =
+        if report.passed() { ("passes", ExitCode::SUCCESS) } else { ("does not pass", ExitCode::FAILURE) };
+    say(&format!("{report}{} {verdict}\n", args.file));
+    Ok(code)
 }
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<Report> {

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
+use super::say;
+
 #[derive(Debug, Args)]
 pub(super) struct NewArgs {
     /// Of the crate: letters, digits, `-` and `_`.
@@ -28,9 +30,7 @@ pub(super) struct NewArgs {
 pub(super) fn run(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let dir = write(args)?;
     let shown = dir.display();
-    println!("{shown} is ready:");
-    println!("  cd {shown} && cargo test");
-    println!("  outrigger policy build {shown}");
+    say(&format!("{shown} is ready:\n  cd {shown} && cargo test\n  outrigger policy build {shown}\n"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{HostArgs, engine, read};
-use crate::policy::{Inspection, inspect};
+use super::{HostArgs, engine, read, say};
+use crate::policy::{Compiled, Inspection, inspect};
 use crate::snapshot::Digest;
 
 #[derive(Debug, Args)]
@@ -19,22 +19,30 @@ pub(super) struct ShowArgs {
 pub(super) fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let bytes = read(&args.file)?;
     let inspection = inspect(&bytes).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", args.file))?;
-    println!("digest   {}", Digest::of(&bytes));
-    println!("kind     {}", if inspection.is_module { "core module with its world" } else { "component" });
-    println!("size     {} bytes", bytes.len());
-    println!("roles    {}", roles(&inspection));
-    println!("imports  {}", listed(&inspection.imports));
-    println!("exports  {}", listed(&inspection.exports));
+    say(&described(&bytes, &inspection));
     match engine(&args.host)?.load(&bytes) {
         Ok(compiled) => {
-            println!("code     {} bytes, compiled in {:.1?}", compiled.code_bytes, compiled.load_time);
+            let Compiled { code_bytes, load_time, .. } = &*compiled;
+            say(&format!("code     {code_bytes} bytes, compiled in {load_time:.1?}\n"));
             Ok(ExitCode::SUCCESS)
         }
         Err(refusal) => {
-            println!("refused  {refusal}");
+            say(&format!("refused  {refusal}\n"));
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn described(bytes: &[u8], inspection: &Inspection) -> String {
+    let kind = if inspection.is_module { "core module with its world" } else { "component" };
+    format!(
+        "digest   {}\nkind     {kind}\nsize     {} bytes\nroles    {}\nimports  {}\nexports  {}\n",
+        Digest::of(bytes),
+        bytes.len(),
+        roles(inspection),
+        listed(&inspection.imports),
+        listed(&inspection.exports),
+    )
 }
 
 fn roles(inspection: &Inspection) -> String {

@@ -22,6 +22,8 @@ pub(super) struct Error {
     kind: Kind,
     /// The innermost node at fault.
     node: Option<NodeId>,
+    /// What must be left out to go on, if that is more.
+    refused: Option<NodeId>,
     /// Innermost first.
     steps: Vec<String>,
 }
@@ -42,11 +44,17 @@ enum Kind {
 
 impl Error {
     fn other(message: String) -> Self {
-        Self { kind: Kind::Other { message, hint: None }, node: None, steps: Vec::new() }
+        Self { kind: Kind::Other { message, hint: None }, node: None, refused: None, steps: Vec::new() }
     }
 
     fn at(mut self, node: NodeId) -> Self {
         self.node.get_or_insert(node);
+        self
+    }
+
+    /// A choice cannot be read in part.
+    fn refusing(mut self, node: NodeId) -> Self {
+        self.refused = Some(node);
         self
     }
 
@@ -74,7 +82,7 @@ impl Error {
             }
             Kind::Other { message, hint } => (message, hint.map(str::to_owned)),
         };
-        (Diagnostic { place: document.place(node), path, message, hint }, node)
+        (Diagnostic { place: document.place(node), path, message, hint }, self.refused.unwrap_or(node))
     }
 }
 
@@ -126,12 +134,12 @@ impl de::Error for Error {
 
     fn unknown_variant(name: &str, known: &'static [&'static str]) -> Self {
         let kind = Kind::Unknown { what: "value", name: name.to_owned(), known };
-        Self { kind, node: None, steps: Vec::new() }
+        Self { kind, node: None, refused: None, steps: Vec::new() }
     }
 
     fn unknown_field(name: &str, known: &'static [&'static str]) -> Self {
         let kind = Kind::Unknown { what: "field", name: name.to_owned(), known };
-        Self { kind, node: None, steps: Vec::new() }
+        Self { kind, node: None, refused: None, steps: Vec::new() }
     }
 
     fn missing_field(name: &'static str) -> Self {
@@ -236,6 +244,11 @@ impl<'de> Deserializer<'de> for At<'de> {
         if self.node == self.document.root() && self.is_null() {
             return visitor.visit_map(Entries { document: self.document, entries: [].iter(), value: None });
         }
+        if matches!(self.data(), Data::List(_)) {
+            // Serde would take the items for the fields, in order.
+            let refusal: Error = de::Error::invalid_type(Unexpected::Seq, &"a map");
+            return Err(refusal.at(self.node));
+        }
         self.deserialize_any(visitor)
     }
 
@@ -248,7 +261,7 @@ impl<'de> Deserializer<'de> for At<'de> {
     ) -> Result<V::Value, Error> {
         let entry = match self.data() {
             Data::Scalar { text, .. } => return self.unit_variant(text, visitor),
-            Data::Map(entries) if entries.len() == 1 && !self.document.is_refused(entries[0].0) => entries[0],
+            Data::Map(entries) if entries.len() == 1 => entries[0],
             _ => {
                 let message = format!("expected one of `{}`", variants.join("`, `"));
                 return Err(Error::other(message).at(self.node));
@@ -256,7 +269,7 @@ impl<'de> Deserializer<'de> for At<'de> {
         };
         let name = self.document.text(entry.0);
         let variant = Variant { name, key: entry.0, value: Self { document: self.document, node: entry.1 } };
-        visitor.visit_enum(variant).map_err(|error| error.at(self.node))
+        visitor.visit_enum(variant).map_err(|error| error.at(self.node).refusing(self.node))
     }
 
     serde::forward_to_deserialize_any! {
@@ -268,7 +281,12 @@ impl<'de> Deserializer<'de> for At<'de> {
 impl<'de> At<'de> {
     fn unit_variant<V: Visitor<'de>>(self, text: &'de str, visitor: V) -> Result<V::Value, Error> {
         let variant: de::value::StrDeserializer<'_, Error> = text.into_deserializer();
-        visitor.visit_enum(variant).map_err(|error| error.at(self.node))
+        visitor.visit_enum(variant).map_err(|mut error| {
+            if let Kind::Other { message, .. } = &mut error.kind {
+                *message = format!("`{text}` needs a value, as in `{{{text}: …}}`");
+            }
+            error.at(self.node)
+        })
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{
-    Admin, AdminListen, Backend, Config, Ejection, HashKey, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost,
-    PolicyUse, RegistrySource, Retry, Route, RouteAction, RouteMatch, ServiceSettings, Timeouts,
+    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat, Node,
+    PolicyFile, PolicyHost, PolicyUse, RegistrySource, Retry, Route, RouteAction, RouteMatch,
+    ServiceSettings, Timeouts,
 };
 
 pub(super) fn view(config: &Config) -> Value {
@@ -20,6 +21,7 @@ pub(super) fn view(config: &Config) -> Value {
         registry,
         log: Log { format, filter, access },
         domain,
+        forwarded,
         limits,
         policy_host,
         policies,
@@ -38,6 +40,12 @@ pub(super) fn view(config: &Config) -> Value {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
+    let forwarded = match forwarded {
+        ForwardedFields::None => "none",
+        ForwardedFields::XForwarded => "x-forwarded",
+        ForwardedFields::Forwarded => "forwarded",
+        ForwardedFields::Both => "both",
+    };
     json!({
         "node": { "service": service, "zone": zone },
         "workers": workers,
@@ -46,6 +54,7 @@ pub(super) fn view(config: &Config) -> Value {
         "registry": { "file": registry.display().to_string() },
         "log": { "format": format, "filter": filter, "access": access },
         "domain": domain,
+        "forwarded": forwarded,
         "limits": limits_view(limits),
         "policy_host": host_view(policy_host),
         "policies": policies,
@@ -64,7 +73,8 @@ fn admin_view(Admin { listen, token }: &Admin) -> Value {
 }
 
 fn limits_view(limits: &Limits) -> Value {
-    let Limits { connections_max, head_bytes_max, headers_max, pool_idle_max, endpoint_connections_max } = limits;
+    let Limits { connections_max, head_bytes_max, headers_max, pool_idle_max, endpoint_connections_max } =
+        limits;
     json!({
         "connections_max": connections_max,
         "head_bytes_max": head_bytes_max,

@@ -21,7 +21,8 @@ pub(super) fn view(world: Option<&World>) -> Value {
     let mut names: Vec<&Arc<str>> = world.snapshot.services.keys().collect();
     names.sort();
     for name in names {
-        let endpoints = members(world, name).map(|(record, endpoint)| one(record, endpoint, now_ms)).collect();
+        let endpoints =
+            members(world, name).map(|(record, endpoint)| one(record, endpoint, now_ms)).collect();
         services.insert(name.to_string(), Value::Array(endpoints));
     }
     Value::Object(services)
@@ -34,7 +35,11 @@ pub(super) fn count(world: &World, metrics: &Metrics) {
         let mut counts = [0_i64; STATES.len()];
         for (record, endpoint) in members(world, name) {
             let state = state(record, endpoint, now_ms);
-            counts.iter_mut().zip(STATES).filter(|(_, known)| *known == state).for_each(|(count, _)| *count += 1);
+            counts
+                .iter_mut()
+                .zip(STATES)
+                .filter(|(_, known)| *known == state)
+                .for_each(|(count, _)| *count += 1);
         }
         for (state, count) in STATES.into_iter().zip(counts) {
             metrics.endpoints.with_label_values(&[&**name, state]).set(count);
@@ -42,7 +47,10 @@ pub(super) fn count(world: &World, metrics: &Metrics) {
     }
 }
 
-fn members<'a>(world: &'a World, service: &str) -> impl Iterator<Item = (&'a EndpointRecord, &'a Arc<Endpoint>)> {
+fn members<'a>(
+    world: &'a World,
+    service: &str,
+) -> impl Iterator<Item = (&'a EndpointRecord, &'a Arc<Endpoint>)> {
     let pairs = |members: &'a Arc<Members>| members.records.iter().zip(&members.endpoints);
     world.members.get(service).map(pairs).into_iter().flatten()
 }

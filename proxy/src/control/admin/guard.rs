@@ -37,10 +37,18 @@ pub(super) enum Turned {
 impl Turned {
     pub(super) fn answer(self) -> Answer {
         match self {
-            Self::ForeignHost => failure(StatusCode::FORBIDDEN, "on loopback, `Host` must be an address or localhost"),
-            Self::ForeignOrigin => failure(StatusCode::FORBIDDEN, "changes are not taken from web pages (`Origin`)"),
-            Self::NoToken => failure(StatusCode::FORBIDDEN, "off loopback, changes need `admin.token` to be set"),
-            Self::WrongToken => failure(StatusCode::UNAUTHORIZED, "changes need `Authorization: Bearer <admin.token>`"),
+            Self::ForeignHost => {
+                failure(StatusCode::FORBIDDEN, "on loopback, `Host` must be an address or localhost")
+            }
+            Self::ForeignOrigin => {
+                failure(StatusCode::FORBIDDEN, "changes are not taken from web pages (`Origin`)")
+            }
+            Self::NoToken => {
+                failure(StatusCode::FORBIDDEN, "off loopback, changes need `admin.token` to be set")
+            }
+            Self::WrongToken => {
+                failure(StatusCode::UNAUTHORIZED, "changes need `Authorization: Bearer <admin.token>`")
+            }
         }
     }
 }
@@ -69,7 +77,11 @@ pub(super) fn change(head: &Parts, exposure: Exposure, token: Option<&Secret>) -
         None => Ok(()),
         Some(token) => {
             let shown = head.headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-            if shown.is_some_and(|shown| same(shown, token.0.as_bytes())) { Ok(()) } else { Err(Turned::WrongToken) }
+            if shown.is_some_and(|shown| same(shown, token.0.as_bytes())) {
+                Ok(())
+            } else {
+                Err(Turned::WrongToken)
+            }
         }
     }
 }
@@ -121,7 +133,11 @@ mod tests {
         assert_eq!(change(&shown("Bearer s3cret"), Exposure::Network, Some(&token)), Ok(()));
         assert_eq!(change(&shown("bearer s3cret"), Exposure::Network, Some(&token)), Ok(()));
         for wrong in ["Bearer s3cre", "Bearer s3cret ", "Bearer ", "Basic s3cret", "s3cret", ""] {
-            assert_eq!(change(&shown(wrong), Exposure::Network, Some(&token)), Err(Turned::WrongToken), "{wrong}");
+            assert_eq!(
+                change(&shown(wrong), Exposure::Network, Some(&token)),
+                Err(Turned::WrongToken),
+                "{wrong}"
+            );
         }
     }
 

@@ -52,7 +52,9 @@ impl Listener {
     pub(super) fn exposure(&self) -> Exposure {
         match self {
             Self::Unix(..) => Exposure::Unix,
-            Self::Tcp(_) if self.address().is_some_and(|address| address.ip().is_loopback()) => Exposure::Loopback,
+            Self::Tcp(_) if self.address().is_some_and(|address| address.ip().is_loopback()) => {
+                Exposure::Loopback
+            }
             Self::Tcp(_) => Exposure::Network,
         }
     }

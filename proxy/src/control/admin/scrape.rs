@@ -23,7 +23,9 @@ pub(super) async fn text(
     if let Some(world) = &status.world {
         endpoints::count(world, metrics);
     }
-    let age_ms = clock::now_ms().saturating_sub(status.confirmed_ms);
+    // A file that is watched and good confirms itself.
+    let age_ms =
+        if status.ready.registry_valid { 0 } else { clock::now_ms().saturating_sub(status.confirmed_ms) };
     metrics.registry_last_confirmed.set(Duration::from_millis(age_ms).as_secs_f64());
     metrics.encode(status.policy_metrics.iter().map(|policy| &**policy))
 }

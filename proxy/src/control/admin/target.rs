@@ -76,7 +76,9 @@ mod tests {
         assert_eq!(Target::of("/"), Some(Target::Index));
         assert_eq!(Target::of("/policies/p2c"), Some(Target::Policy("p2c")));
         assert_eq!(Target::of("/policies/p2c/rollback"), Some(Target::Rollback("p2c")));
-        for path in ["", "*", "/policies/", "/Ready", "/ready/", "/policies/p2c/delete", "/policies/p2c/reset/x"] {
+        for path in
+            ["", "*", "/policies/", "/Ready", "/ready/", "/policies/p2c/delete", "/policies/p2c/reset/x"]
+        {
             assert_eq!(Target::of(path), None, "{path}");
         }
     }

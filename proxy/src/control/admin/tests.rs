@@ -71,7 +71,10 @@ async fn read(address: SocketAddr, path: &str) -> Got {
 async fn everything_can_be_read() {
     let (_scene, address) = loopback(Some("s3cret")).await;
     let ready = read(address, "/ready").await;
-    assert_eq!((ready.status, &ready.json()["ready"], &ready.json()["version"]), (200, &true.into(), &1.into()));
+    assert_eq!(
+        (ready.status, &ready.json()["ready"], &ready.json()["version"]),
+        (200, &true.into(), &1.into())
+    );
     assert_eq!(read(address, "/live").await.json()["live"], true);
     assert!(read(address, "/").await.json()["GET /ready"].is_string());
     let config = read(address, "/config").await;
@@ -123,7 +126,9 @@ async fn a_policy_is_put_taken_back_and_refused() {
     assert!(refused.json()["error"].as_str().unwrap().contains("not WebAssembly"));
     assert_eq!(ask(address, "PUT", "/policies/nobody", "", b"junk").await.status, 404);
     assert_eq!(ask(address, "POST", "/policies/p2c/reset", "", b"").await.status, 200);
-    let huge = ask(address, "PUT", "/policies/p2c", "expect: 100-continue\r\ncontent-length: 99999999999\r\n", b"").await;
+    let huge =
+        ask(address, "PUT", "/policies/p2c", "expect: 100-continue\r\ncontent-length: 99999999999\r\n", b"")
+            .await;
     assert_eq!(huge.status, 413);
     let chunks = "transfer-encoding: chunked\r\n";
     let endless = format!("{:x}\r\n{}", 1 << 30, "x".repeat(1 << 10));
@@ -149,7 +154,9 @@ async fn ask_open(address: SocketAddr, method: &str, path: &str, fields: &str, b
 #[tokio::test]
 async fn strangers_change_nothing() {
     let (scene, address) = loopback(Some("s3cret")).await;
-    let reset = |fields: &'static str| async move { ask(address, "POST", "/policies/p2c/reset", fields, b"").await.status };
+    let reset = |fields: &'static str| async move {
+        ask(address, "POST", "/policies/p2c/reset", fields, b"").await.status
+    };
     assert_eq!(reset("").await, 401);
     assert_eq!(reset("authorization: Bearer wrong\r\n").await, 401);
     assert_eq!(reset("authorization: Bearer s3cret\r\norigin: http://evil.example\r\n").await, 403);

@@ -1,0 +1,175 @@
+//! `outrigger check`: what is wrong with a configuration, before it is used.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::config::{self, Config, Diagnostic, RegistrySource};
+use crate::control::registry::file;
+use crate::snapshot::Catalogue;
+
+/// Check a configuration and the services file it names.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The configuration file
+    #[arg(required_unless_present = "schema")]
+    pub file: Option<PathBuf>,
+
+    /// Print the JSON Schema of a file's form instead
+    #[arg(long, value_name = "FORM", num_args = 0..=1, default_missing_value = "config", conflicts_with = "file")]
+    pub schema: Option<Form>,
+}
+
+/// The files that have a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// The configuration
+    Config,
+    /// The services file
+    Services,
+}
+
+/// Errors go to standard error, one per line; exit code 1 if there are any.
+pub fn run(args: CheckArgs) -> ExitCode {
+    let result = match (args.schema, &args.file) {
+        (Some(form), _) => Ok(schema(form)),
+        (None, Some(file)) => check(file).map(|summary| summary.to_string()),
+        // clap refuses it.
+        (None, None) => Err(Vec::new()),
+    };
+    // If nobody reads the output any more, there is nobody to tell.
+    match result {
+        Ok(text) => {
+            let _ = writeln!(io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            let mut stderr = io::stderr().lock();
+            for error in &errors {
+                let _ = writeln!(stderr, "{error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn schema(form: Form) -> String {
+    let schema = match form {
+        Form::Config => config::schema(),
+        Form::Services => file::schema(),
+    };
+    format!("{schema:#}")
+}
+
+/// What a pair of good files holds.
+#[derive(Debug)]
+struct Summary {
+    file: PathBuf,
+    config: Config,
+    services_file: PathBuf,
+    catalogue: Catalogue,
+}
+
+fn check(path: &Path) -> Result<Summary, Vec<Diagnostic>> {
+    let config = config::load(path)?;
+    let RegistrySource::File(services_file) = config.registry.clone();
+    let catalogue = file::load(&services_file)?;
+    Ok(Summary { file: path.to_owned(), config, services_file, catalogue })
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints = self.catalogue.services.values().map(Vec::len).sum();
+        write!(
+            f,
+            "ok: {}: {}, {}, {}; {}: {}, {}",
+            self.file.display(),
+            Count(self.config.routes.len(), "route", "routes"),
+            Count(self.config.services.len(), "service with settings", "services with settings"),
+            Count(self.config.policies.len(), "policy file", "policy files"),
+            self.services_file.display(),
+            Count(self.catalogue.services.len(), "service", "services"),
+            Count(endpoints, "endpoint", "endpoints"),
+        )
+    }
+}
+
+/// A number with its noun.
+struct Count(usize, &'static str, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { self.1 } else { self.2 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        check: CheckArgs,
+    }
+
+    fn args(line: &[&str]) -> Result<CheckArgs, clap::Error> {
+        Line::try_parse_from([&["check"], line].concat()).map(|line| line.check)
+    }
+
+    fn files(config: &str, services: &str) -> (TempDir, PathBuf) {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("services.yaml"), services).unwrap();
+        let file = directory.path().join("outrigger.yaml");
+        std::fs::write(&file, config).unwrap();
+        (directory, file)
+    }
+
+    #[test]
+    fn takes_a_file_or_the_name_of_a_form() {
+        assert_eq!(args(&["o.yaml"]).unwrap().file, Some("o.yaml".into()));
+        assert_eq!(args(&["--schema"]).unwrap().schema, Some(Form::Config));
+        assert_eq!(args(&["--schema", "services"]).unwrap().schema, Some(Form::Services));
+        for wrong in [&[][..], &["o.yaml", "--schema", "config"], &["--schema", "other"]] {
+            assert!(args(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sums_up_good_files() {
+        let config = "registry: {file: services.yaml}\nroutes: [{service: web}]\n";
+        let (_directory, file) =
+            files(config, "services: {web: {endpoints: ['10.0.0.1:80', '10.0.0.2:80']}}");
+        let summary = check(&file).unwrap().to_string();
+        assert!(summary.contains("1 route, 0 services with settings, 0 policy files"), "{summary}");
+        assert!(summary.ends_with("services.yaml: 1 service, 2 endpoints"), "{summary}");
+    }
+
+    #[test]
+    fn shows_the_errors_of_either_file() {
+        let (_directory, file) = files("registri: {file: services.yaml}", "services: {}");
+        let errors = check(&file).unwrap_err();
+        assert_eq!((errors[0].place.line, errors[0].place.column), (1, 1));
+        assert_eq!(errors[0].hint.as_deref(), Some("did you mean `registry`?"));
+
+        let (_directory, file) = files("registry: {file: services.yaml}", "services:\n  web: 5\n");
+        let errors = check(&file).unwrap_err();
+        assert!(errors[0].place.file.ends_with("services.yaml"));
+        assert_eq!((errors[0].place.line, errors[0].place.column), (2, 8));
+
+        let (_directory, file) = files("registry: {file: none.yaml}", "");
+        let shown = check(&file).unwrap_err()[0].to_string();
+        assert!(shown.contains("none.yaml: cannot be read: No such file"), "{shown}");
+    }
+
+    #[test]
+    fn prints_schemas() {
+        let config: serde_json::Value = serde_json::from_str(&schema(Form::Config)).unwrap();
+        assert_eq!(config["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert!(schema(Form::Services).contains("endpoints"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Sources of the catalogue.
+
+pub mod file;
