@@ -168,11 +168,10 @@ impl Proxy {
         self.client().get(host, path, "connection: close\r\n")
     }
 
-    /// Sends bytes on a connection of their own, says that there are no more, and reads all that comes back.
+    /// Sends bytes on a connection of their own and reads all that comes until the proxy closes it.
     pub fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut client = self.client();
         client.try_send(bytes);
-        client.finish();
         String::from_utf8_lossy(&client.wire.rest().unwrap_or_default()).into_owned()
     }
 

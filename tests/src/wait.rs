@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 /// Generous: it is spent only by a test that fails.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Looks without a change.
+const SETTLED_AFTER: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Asks until there is an answer; panics with `what` when it does not come.
@@ -26,6 +28,17 @@ pub fn until_within<T>(at_most: Duration, what: &str, mut probe: impl FnMut() ->
 /// Waits until `holds`.
 pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));
+}
+
+/// Waits until a value has been the same for a while, and answers it.
+pub fn until_settled(what: &str, mut value: impl FnMut() -> u64) -> u64 {
+    let (mut last, mut same) = (value(), 0);
+    until(what, || {
+        let now = value();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        (same == SETTLED_AFTER).then_some(now)
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one poll that all waits share")]

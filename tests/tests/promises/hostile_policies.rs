@@ -178,10 +178,10 @@ fn files_that_are_no_policies_are_refused() {
 
 #[test]
 fn components_that_are_too_large_are_refused() {
-    let stage = Stage::with(&Balancer::default(), "{cache_dir: cache, component_bytes_max: 16KiB}");
+    let stage = Stage::with(&Balancer::default(), "{cache_dir: cache, component_bytes_max: 128KiB}");
     let mut large = Balancer::default().component();
-    large.resize(20 << 10, 0);
-    stage.refuses(&large, 413, "16384");
+    large.resize(200 << 10, 0);
+    stage.refuses(&large, 413, "131072");
     stage.proxy.scene.replace("mine.wasm", &large);
     let ready = stage.proxy.wait_for_ready("the refusal", |ready| ready["problems"].to_string().contains("mine"));
     assert!(ready["problems"].to_string().contains("component_bytes_max"), "{ready}");
