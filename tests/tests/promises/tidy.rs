@@ -1,1 +1,242 @@
-//! To come.
+//! Rules about the sources that no lint knows: who may use whom, what stays where, how long things may get.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outrigger_tests::program;
+
+/// A source file, with the tests at its end cut off.
+struct Source {
+    /// Within the repository.
+    path: String,
+    code: String,
+}
+
+const FUNCTION_LINES_MAX: usize = 70;
+const FILE_LINES_MAX: usize = 400;
+
+/// Longer for a reason: end of the path, and the reason.
+const LONG_FILES: [(&str, &str); 1] =
+    [("proxy/src/worker/exchange.rs", "both directions of one exchange, which are read side by side")];
+const LONG_FUNCTIONS: [(&str, &str); 0] = [];
+
+fn sources(folder: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    collect(&program::root().join(folder), &mut found);
+    assert!(!found.is_empty(), "{folder} has sources");
+    found.sort();
+    found.into_iter().map(Source::read).collect()
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if path.is_dir() && name != "target" && name != "vendor" {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+impl Source {
+    fn read(path: PathBuf) -> Self {
+        let text = fs::read_to_string(&path).unwrap();
+        let path = path.strip_prefix(program::root()).unwrap().to_str().unwrap().to_owned();
+        let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+        Self { path, code: text[..end].to_owned() }
+    }
+
+    fn is_test(&self) -> bool {
+        ["tests.rs", "tests/", "testing", "fixtures.rs"].iter().any(|part| self.path.contains(part))
+    }
+
+    /// Lines that are not comments, with their numbers.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.code.lines().enumerate().map(|(index, line)| (index + 1, line));
+        lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
+    }
+
+    /// Places that hold one of these words.
+    fn places(&self, words: &[&str]) -> Vec<String> {
+        let holds = |line: &str| words.iter().any(|word| line.contains(word));
+        self.lines()
+            .filter(|(_, line)| holds(line))
+            .map(|(number, line)| format!("{}:{number}: {}", self.path, line.trim()))
+            .collect()
+    }
+}
+
+/// Nothing outside these places says these words.
+fn assert_only_in(allowed: &[&str], words: &[&str]) {
+    let strangers = sources("proxy/src").into_iter().filter(|source| {
+        !source.is_test() && !allowed.iter().any(|place| source.path.starts_with(&format!("proxy/src/{place}")))
+    });
+    let places: Vec<String> = strangers.flat_map(|source| source.places(words)).collect();
+    assert!(places.is_empty(), "{words:?} only in {allowed:?}, but:\n{}", places.join("\n"));
+}
+
+#[test]
+fn worker_control_and_names_never_import_each_other() {
+    let rooms = ["worker", "control", "names"];
+    let mut places = Vec::new();
+    for source in sources("proxy/src").iter().filter(|source| !source.is_test()) {
+        let Some(room) = rooms.iter().find(|room| source.path.starts_with(&format!("proxy/src/{room}"))) else {
+            continue;
+        };
+        for other in rooms.iter().filter(|other| *other != room) {
+            places.extend(source.places(&[&format!("crate::{other}")]));
+        }
+    }
+    assert!(places.is_empty(), "{}", places.join("\n"));
+}
+
+#[test]
+fn what_all_rest_on_knows_nobody_above() {
+    let above = ["crate::worker", "crate::control", "crate::names", "crate::app", "crate::cli"];
+    for room in ["snapshot", "policy", "metrics", "head", "link", "clock", "logging"] {
+        let own = sources("proxy/src").into_iter().filter(|source| {
+            !source.is_test() && source.path.starts_with(&format!("proxy/src/{room}"))
+        });
+        let places: Vec<String> = own.flat_map(|source| source.places(&above)).collect();
+        assert!(places.is_empty(), "{}", places.join("\n"));
+    }
+    assert_only_in(&["app.rs", "main.rs", "cli"], &["crate::app"]);
+}
+
+#[test]
+fn foreign_types_stay_in_their_rooms() {
+    assert_only_in(&["policy"], &["wasmtime::", "use wasmtime"]);
+    assert_only_in(&["policy", "cli/policy"], &["wit_component", "wit_parser"]);
+    assert_only_in(&["control/admin"], &["hyper::server", "hyper::service", "hyper_util"]);
+    assert_only_in(&["metrics", "worker/record.rs", "control/admin/scrape.rs", "logging.rs"], &["use prometheus"]);
+    assert_only_in(&["config"], &["saphyr"]);
+    assert_only_in(&["control/watch"], &["notify::{", "use notify"]);
+}
+
+#[test]
+fn worker_state_stays_on_its_thread() {
+    let worker = sources("proxy/src/worker");
+    let words = ["tokio::spawn(", "task::spawn(", "spawn_blocking", "Mutex", "RwLock"];
+    let places: Vec<String> =
+        worker.iter().filter(|source| !source.is_test()).flat_map(|source| source.places(&words)).collect();
+    assert!(places.is_empty(), "spawn_local: worker state is !Send\n{}", places.join("\n"));
+}
+
+#[test]
+fn files_and_functions_stay_short() {
+    let mut long = Vec::new();
+    for folder in ["proxy/src", "sdk/src", "policies", "examples", "tests"] {
+        for source in sources(folder) {
+            let lines = source.code.lines().count();
+            if lines > FILE_LINES_MAX && !source.is_test() && !is_listed(&LONG_FILES, &source.path) {
+                long.push(format!("{}: {lines} lines", source.path));
+            }
+            for (line, length) in functions(&source) {
+                if length > FUNCTION_LINES_MAX && !is_listed(&LONG_FUNCTIONS, &source.path) {
+                    long.push(format!("{}:{line}: a function of {length} lines", source.path));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+fn is_listed(list: &[(&str, &str)], path: &str) -> bool {
+    list.iter().any(|(end, reason)| path.ends_with(end) && !reason.is_empty())
+}
+
+/// Where functions begin and how many lines they have: up to the brace that stands as deep as they do. The format is
+/// rustfmt's, and a table (`#[rustfmt::skip]`) may be long.
+fn functions(source: &Source) -> Vec<(usize, usize)> {
+    let lines: Vec<&str> = source.code.lines().collect();
+    let mut found = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let depth = line.len() - code.len();
+        let words = code.split("fn ").next().unwrap_or_default();
+        let starts = code.contains("fn ")
+            && words.split_whitespace().all(|word| word.starts_with("pub") || "const async unsafe in super)".contains(word));
+        let table = index > 0 && lines[index - 1].contains("rustfmt::skip");
+        if !starts || table || code.ends_with(';') {
+            continue;
+        }
+        let close = format!("{}}}", " ".repeat(depth));
+        if let Some(length) = lines[index..].iter().position(|line| **line == close) {
+            found.push((index + 1, length + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_say_what_they_are_for() {
+    let mut silent = Vec::new();
+    for folder in ["proxy/src", "sdk/src", "policies", "examples", "tests"] {
+        for source in sources(folder) {
+            let unit_tests = source.path.ends_with("tests.rs");
+            if !source.code.trim_start().starts_with("//!") && !unit_tests {
+                silent.push(source.path);
+            }
+        }
+    }
+    assert!(silent.is_empty(), "no module comment:\n{}", silent.join("\n"));
+}
+
+/// Time passes in `wait` alone: everything else waits for a condition.
+#[test]
+fn tests_do_not_sleep() {
+    let mut places = Vec::new();
+    for source in sources("tests") {
+        if source.path != "tests/src/wait.rs" && !source.path.ends_with("tidy.rs") {
+            places.extend(source.places(&["thread::sleep(", "time::sleep(", "park_timeout("]));
+        }
+    }
+    assert!(places.is_empty(), "{}", places.join("\n"));
+}
+
+/// A port that is written down is taken some day.
+#[test]
+fn tests_bind_no_fixed_port() {
+    let mut places = Vec::new();
+    for source in sources("tests") {
+        for (number, line) in source.lines() {
+            let binds = line.contains("bind(\"") && !line.contains(":0\"");
+            if binds && !source.path.ends_with("tidy.rs") {
+                places.push(format!("{}:{number}", source.path));
+            }
+        }
+    }
+    assert!(places.is_empty(), "{}", places.join("\n"));
+}
+
+/// The table of metrics in the documents is that of the program, both ways.
+#[test]
+fn every_metric_is_documented() {
+    let table = fs::read_to_string(program::root().join("proxy/src/metrics.rs")).unwrap();
+    let declared: Vec<&str> = quoted_metrics(&table, '"');
+    assert!(declared.len() > 20, "{declared:?}");
+    let documents = ["docs/metrics.md", "docs/operations.md", "README.md"];
+    let texts = documents.iter().filter_map(|path| fs::read_to_string(program::root().join(path)).ok());
+    let Some(text) = texts.into_iter().find(|text| quoted_metrics(text, '`').len() > 10) else {
+        println!("no document has a table of metrics");
+        return;
+    };
+    let documented = quoted_metrics(&text, '`');
+    let missing: Vec<&&str> = declared.iter().filter(|name| !documented.contains(name)).collect();
+    assert!(missing.is_empty(), "not documented: {missing:?}");
+}
+
+/// Names of metrics between two of this quote.
+fn quoted_metrics(text: &str, quote: char) -> Vec<&str> {
+    let parts = text.split(quote).skip(1).step_by(2);
+    let names = parts.map(|part| part.split('{').next().unwrap_or_default());
+    let is_name = |name: &&str| {
+        name.starts_with("outrigger_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let mut names: Vec<&str> = names.filter(is_name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
