@@ -78,7 +78,7 @@ families! {
     connections: IntGaugeVec = "outrigger_connections", ["worker"],
         "Client connections open now.";
     bad_requests: IntCounterVec = "outrigger_bad_requests_total", ["reason"],
-        "Requests refused before they could be routed.";
+        "Requests refused because their head or body is malformed or too large.";
 
     upstream_connects: IntCounterVec = "outrigger_upstream_connects_total", ["service"],
         "Connections made to endpoints.";

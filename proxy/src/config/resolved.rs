@@ -177,6 +177,10 @@ impl Eq for Place {}
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What nobody wrote has no place.
+        if self.line == 0 {
+            return f.write_str("default settings");
+        }
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
 }

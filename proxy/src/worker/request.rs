@@ -333,6 +333,9 @@ async fn refuse(
     reason: Reason,
 ) -> bool {
     let (to_head, close) = closing(worker, facts);
+    if reason == Reason::Body {
+        worker.bad_request(reason);
+    }
     record.status = reason.status();
     client.out.clear();
     respond::refuse(&mut client.out, reason, to_head, close);
