@@ -83,7 +83,8 @@ fn component(text: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("policy.wit", WIT).expect("the contract");
     let world = resolve.select_world(&[package], Some(world)).expect("a world");
-    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .expect("metadata");
     let encoder = ComponentEncoder::default().validate(true).module(&module).expect("a module");
     let mut encoder = encoder;
     encoder.encode().expect("a component")

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-#[expect(clippy::disallowed_types, reason = "the ban is for the proxy's workers; here threads report to a test")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "the ban is for the proxy's workers; here threads report to a test"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// Cheap to clone; all clones are the same value.

@@ -36,6 +36,9 @@ pub struct Body {
     pub chunks: Vec<usize>,
 }
 
+/// Trailers, and the sizes of the chunks.
+pub type Tail = (Vec<(String, String)>, Vec<usize>);
+
 /// How a body's end is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
@@ -90,11 +93,7 @@ impl Wire {
     }
 
     /// Hands the content to `sink` piece by piece; answers trailers and sizes of chunks.
-    pub fn stream_body(
-        &mut self,
-        framing: Framing,
-        mut sink: impl FnMut(&[u8]),
-    ) -> Result<(Vec<(String, String)>, Vec<usize>), Trouble> {
+    pub fn stream_body(&mut self, framing: Framing, mut sink: impl FnMut(&[u8])) -> Result<Tail, Trouble> {
         match framing {
             Framing::None => {}
             Framing::Length(length) => self.exactly(length, &mut sink)?,
@@ -109,7 +108,7 @@ impl Wire {
         Ok((Vec::new(), Vec::new()))
     }
 
-    fn chunks(&mut self, sink: &mut impl FnMut(&[u8])) -> Result<(Vec<(String, String)>, Vec<usize>), Trouble> {
+    fn chunks(&mut self, sink: &mut impl FnMut(&[u8])) -> Result<Tail, Trouble> {
         let mut sizes = Vec::new();
         loop {
             let line = self.inner_line()?;

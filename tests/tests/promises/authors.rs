@@ -27,7 +27,8 @@ fn cargo(arguments: &[&str], dir: &Path) -> Said {
 /// Serves two backends in zones `a` and `b` by the component, without a fallback or a failure.
 fn assert_serves(component: &Path, requests: usize) -> Vec<String> {
     let backends = [Backend::named("a"), Backend::named("b")];
-    let endpoint = |backend: &Backend, zone: &str| format!("{{address: '{}', zone: {zone}}}", backend.address);
+    let endpoint =
+        |backend: &Backend, zone: &str| format!("{{address: '{}', zone: {zone}}}", backend.address);
     let proxy = Scene::new()
         .endpoints("web", &[endpoint(&backends[0], "a"), endpoint(&backends[1], "b")])
         .component("mine", &fs::read(component).unwrap())
@@ -50,7 +51,11 @@ fn a_new_policy_is_tested_built_checked_measured_and_served() {
     outrigger(&["policy", "new", "my-policy"], dir.path()).expect_ok("policy new");
     let home = dir.path().join("my-policy");
     let tested = cargo(&["test"], &home).expect_ok("cargo test of a new policy");
-    assert!(tested.out.contains("test result: ok") && !tested.out.contains("running 0 tests\n\nrunning"), "{}", tested.out);
+    assert!(
+        tested.out.contains("test result: ok") && !tested.out.contains("running 0 tests\n\nrunning"),
+        "{}",
+        tested.out
+    );
     let built = outrigger(&["policy", "build"], &home).expect_ok("policy build");
     let component = home.join(built.out.trim());
     assert!(component.is_file(), "{}", built.out);
@@ -58,7 +63,8 @@ fn a_new_policy_is_tested_built_checked_measured_and_served() {
     let shown = outrigger(&["policy", "show", file], &home).expect_ok("policy show");
     assert!(shown.out.contains("balancer") && !shown.out.contains("wasi"), "{}", shown.out);
     outrigger(&["policy", "check", file], &home).expect_ok("policy check");
-    let measured = outrigger(&["policy", "bench", "--calls", "200", "--json", file], &home).expect_ok("policy bench");
+    let measured =
+        outrigger(&["policy", "bench", "--calls", "200", "--json", file], &home).expect_ok("policy bench");
     let measured: serde_json::Value = serde_json::from_str(&measured.out).expect("JSON");
     assert_eq!(measured["rows"].as_array().map(Vec::len), Some(4), "{measured:#}");
     assert_eq!(assert_serves(&component, 20).len(), 20);
@@ -82,7 +88,8 @@ fn zone_first_keeps_to_its_zone() {
     let component = dir.path().join("zone-first.wasm");
     let file = component.to_str().unwrap();
     let example = program::root().join("examples/policy-zone-first");
-    outrigger(&["policy", "build", example.to_str().unwrap(), "-o", file], dir.path()).expect_ok("policy build");
+    outrigger(&["policy", "build", example.to_str().unwrap(), "-o", file], dir.path())
+        .expect_ok("policy build");
     outrigger(&["policy", "check", file], dir.path()).expect_ok("policy check");
     let answers = assert_serves(&component, 20);
     assert!(answers.iter().all(|backend| backend == "b"), "in our zone: {answers:?}");
@@ -107,7 +114,12 @@ fn the_policy_in_c_serves() {
 #[test]
 fn built_in_policies_pass_the_check_that_authors_use() {
     let dir = TempDir::new().unwrap();
-    for (name, claim) in [("weighted", "weighted"), ("maglev", "hashed"), ("p2c", "load-aware"), ("peak-ewma", "avoids-failures")] {
+    for (name, claim) in [
+        ("weighted", "weighted"),
+        ("maglev", "hashed"),
+        ("p2c", "load-aware"),
+        ("peak-ewma", "avoids-failures"),
+    ] {
         let said = outrigger(&["policy", "check", name, "--claim", claim], dir.path()).expect_ok(name);
         assert!(said.out.contains("passes"), "{}", said.out);
     }
@@ -124,14 +136,19 @@ fn documented_commands_exist() {
     let mut documents: Vec<PathBuf> = Vec::new();
     for folder in ["", "sdk", "examples/policy-c", "examples/policy-zone-first", "policies/p2c", "docs"] {
         let listed = fs::read_dir(root.join(folder)).into_iter().flatten().filter_map(Result::ok);
-        documents.extend(listed.map(|entry| entry.path()).filter(|path| {
-            path.extension().is_some_and(|extension| extension == "md" || extension == "sh")
-        }));
+        documents.extend(
+            listed.map(|entry| entry.path()).filter(|path| {
+                path.extension().is_some_and(|extension| extension == "md" || extension == "sh")
+            }),
+        );
     }
     let mut seen = 0;
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
-        for line in text.lines().filter(|line| line.contains("outrigger policy ") || line.contains("outrigger check ")) {
+        for line in text
+            .lines()
+            .filter(|line| line.contains("outrigger policy ") || line.contains("outrigger check "))
+        {
             let command = &line[line.find("outrigger ").unwrap_or(0)..];
             let command = command.split(['`', '#', '(']).next().unwrap_or_default();
             let words: Vec<&str> = command.split_whitespace().skip(1).collect();
@@ -141,8 +158,12 @@ fn documented_commands_exist() {
             let place = document.strip_prefix(root).unwrap_or(&document).display();
             assert!(help.ok(), "{place}: `{command}`: {}", help.err);
             for option in words.iter().filter(|word| word.starts_with("--") && word.len() > 2) {
-                let option = option.split('=').next().unwrap_or_default().trim_end_matches(['.', ',', ';', ':']);
-                let known = help.out.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == option);
+                let option =
+                    option.split('=').next().unwrap_or_default().trim_end_matches(['.', ',', ';', ':']);
+                let known = help
+                    .out
+                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                    .any(|word| word == option);
                 assert!(known, "{place}: `{command}`: {option} is not known");
                 seen += 1;
             }

@@ -93,7 +93,10 @@ fn a_good_pair_of_files_passes() {
 fn errors_of_the_services_file_have_places_too() {
     let services = "services:\n  web:\n    endpoints:\n      - localhost:80\n      - {address: 127.0.0.1:80, wieght: 2}\n";
     let dir = files("registry: {file: services.yaml}\n", services);
-    assert_refused(&check(dir.path()), &["services.yaml:4:9", "services.yaml:5:33", "did you mean `weight`?"]);
+    assert_refused(
+        &check(dir.path()),
+        &["services.yaml:4:9", "services.yaml:5:33", "did you mean `weight`?"],
+    );
     let run = program::run(&["run", "outrigger.yaml"], dir.path());
     assert_ne!(run.code, Some(0));
     assert!(run.err.contains("services.yaml:4:9"), "{}", run.err);

@@ -105,7 +105,10 @@ fn an_ejected_endpoint_is_shown_as_such() {
     assert_eq!(shown(&steady.address.to_string()), "ready");
     let states = [("ready", 1.0), ("ejected", 1.0)];
     for (state, count) in states {
-        assert_eq!(proxy.metrics().sum("outrigger_endpoints", &[("service", "web"), ("state", state)]), count);
+        assert_eq!(
+            proxy.metrics().sum("outrigger_endpoints", &[("service", "web"), ("state", state)]),
+            count
+        );
     }
     load.stop().assert_clean();
 }

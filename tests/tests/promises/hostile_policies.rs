@@ -126,7 +126,8 @@ fn an_endless_loop_in_a_later_update() {
     let more = Backend::named("d");
     let load = Load::start(stage.proxy.outbound, 4, "web");
     load.wait_for(50);
-    let text = stage.proxy.scene.services_text().replace("endpoints: [", &format!("endpoints: [{}, ", more.address));
+    let text =
+        stage.proxy.scene.services_text().replace("endpoints: [", &format!("endpoints: [{}, ", more.address));
     stage.proxy.scene.replace("services.yaml", text.as_bytes());
     wait::until_true("the failure to show", || {
         let policy = stage.proxy.ask("/policies/mine");
@@ -183,7 +184,8 @@ fn components_that_are_too_large_are_refused() {
     large.resize(200 << 10, 0);
     stage.refuses(&large, 413, "131072");
     stage.proxy.scene.replace("mine.wasm", &large);
-    let ready = stage.proxy.wait_for_ready("the refusal", |ready| ready["problems"].to_string().contains("mine"));
+    let ready =
+        stage.proxy.wait_for_ready("the refusal", |ready| ready["problems"].to_string().contains("mine"));
     assert!(ready["problems"].to_string().contains("component_bytes_max"), "{ready}");
     assert_eq!(ready["ready"], true);
     assert_eq!(stage.proxy.get("web", "/").status, 200);
@@ -195,7 +197,8 @@ fn a_bad_file_leaves_the_version_before_in_force() {
     let stage = Stage::start();
     let load = Load::start(stage.proxy.outbound, 2, "web");
     stage.proxy.scene.replace("mine.wasm", &guest::wasi());
-    let ready = stage.proxy.wait_for_ready("the refusal", |ready| ready["problems"].to_string().contains("wasi"));
+    let ready =
+        stage.proxy.wait_for_ready("the refusal", |ready| ready["problems"].to_string().contains("wasi"));
     assert_eq!(ready["ready"], true);
     assert!(stage.proxy.log().contains("wasi:io/poll"), "{}", stage.proxy.log());
     load.wait_for(50);
@@ -219,7 +222,8 @@ fn a_quarantine_ends_by_hand_or_with_a_new_version() {
     assert_eq!(stage.proxy.put_policy("mine", &Balancer::picking(guest::SECOND).component()).status, 200);
     assert!(!stage.quarantined());
     load.stop().assert_clean();
-    let fallbacks = |stage: &Stage| stage.proxy.metrics().sum("outrigger_policy_fallbacks_total", &[("policy", "mine")]);
+    let fallbacks =
+        |stage: &Stage| stage.proxy.metrics().sum("outrigger_policy_fallbacks_total", &[("policy", "mine")]);
     let before = fallbacks(&stage);
     let first = stage.proxy.get("web", "/").backend().to_owned();
     for _ in 0..20 {

@@ -46,7 +46,8 @@ fn pipelined_requests_are_answered_in_order() {
     let mut client = proxy.client();
     let get = |number: u32| format!("GET /{number} HTTP/1.1\r\nhost: web\r\n\r\n");
     let post = |number: u32| format!("POST /{number} HTTP/1.1\r\nhost: web\r\ncontent-length: 4\r\n\r\nbody");
-    let all: String = (0..40).map(|number| if number % 3 == 0 { post(number) } else { get(number) }).collect();
+    let all: String =
+        (0..40).map(|number| if number % 3 == 0 { post(number) } else { get(number) }).collect();
     client.send(all);
     for number in 0..40 {
         assert_eq!(client.answer("GET").text(), format!("/{number}"));
@@ -82,7 +83,9 @@ fn answers_without_a_body_have_none() {
 #[test]
 fn interim_answers_pass() {
     let backend = Backend::scripted(|exchange| {
-        exchange.send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>; rel=preload\r\n\r\n");
+        exchange.send(
+            "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>; rel=preload\r\n\r\n",
+        );
         exchange.reply("a")
     });
     let proxy = start(&backend);
@@ -113,8 +116,21 @@ fn curl_waits_for_100_continue() {
         let url = format!("http://{}{path}", proxy.outbound);
         let data = format!("@{}", file.display());
         let arguments = [
-            "-sS", "-v", "--max-time", "20", "-H", "Host: web", "-H", "Expect: 100-continue", "-w", "\n%{http_code}",
-            "--expect100-timeout", "15", "--data-binary", &data, &url,
+            "-sS",
+            "-v",
+            "--max-time",
+            "20",
+            "-H",
+            "Host: web",
+            "-H",
+            "Expect: 100-continue",
+            "-w",
+            "\n%{http_code}",
+            "--expect100-timeout",
+            "15",
+            "--data-binary",
+            &data,
+            &url,
         ];
         program::tool("curl", &arguments, program::root()).expect_ok("curl")
     };
@@ -142,7 +158,10 @@ fn trailers_pass_in_both_directions() {
          3\r\nabc\r\n0\r\nx-check: 7\r\n\r\n",
     );
     let answer = client.answer("POST");
-    assert_eq!((answer.text().as_str(), &answer.body.trailers[..]), ("hello world", &pair("x-sum", "42")[..]));
+    assert_eq!(
+        (answer.text().as_str(), &answer.body.trailers[..]),
+        ("hello world", &pair("x-sum", "42")[..])
+    );
     let body = backend.bodies().remove(0);
     assert_eq!((body.text().as_str(), &body.trailers[..]), ("abc", &pair("x-check", "7")[..]));
     assert_eq!(backend.last_head().field("te"), Some("trailers"), "of TE only what passes proxies");
@@ -155,9 +174,8 @@ fn pair(name: &str, value: &str) -> [(String, String); 1] {
 #[test]
 fn bodies_are_reframed_for_the_client() {
     let backend = Backend::scripted(|exchange| match exchange.head.target() {
-        "/chunked" => {
-            exchange.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-t: 1\r\n\r\n")
-        }
+        "/chunked" => exchange
+            .send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-t: 1\r\n\r\n"),
         "/close" => {
             exchange.send("HTTP/1.1 200 OK\r\nx-backend: a\r\n\r\nhello");
             Next::Close
@@ -208,10 +226,15 @@ fn hop_by_hop_fields_stay_on_their_hop() {
                   x-public: 2\r\nproxy-authorization: Basic xyz\r\nupgrade: h2c\r\nte: gzip\r\n";
     let answer = proxy.client().get("web", "/a?b=c", fields);
     let head = backend.last_head();
-    for gone in ["connection", "keep-alive", "proxy-connection", "x-private", "proxy-authorization", "upgrade", "te"] {
+    for gone in
+        ["connection", "keep-alive", "proxy-connection", "x-private", "proxy-authorization", "upgrade", "te"]
+    {
         assert_eq!(head.field(gone), None, "{gone} went to the backend: {}", head.raw);
     }
-    assert_eq!((head.target(), head.field("x-public"), head.field("host")), ("/a?b=c", Some("2"), Some("web")));
+    assert_eq!(
+        (head.target(), head.field("x-public"), head.field("host")),
+        ("/a?b=c", Some("2"), Some("web"))
+    );
     for gone in ["keep-alive", "x-mine", "proxy-authenticate", "connection"] {
         assert_eq!(answer.field(gone), None, "{gone} went to the client");
     }
@@ -257,7 +280,8 @@ fn shouting() -> Backend {
         if exchange.head.field("upgrade") != Some("shout") || exchange.head.field("connection").is_none() {
             return exchange.status(426, "a");
         }
-        exchange.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: shout\r\nconnection: upgrade\r\n\r\nREADY");
+        exchange
+            .send("HTTP/1.1 101 Switching Protocols\r\nupgrade: shout\r\nconnection: upgrade\r\n\r\nREADY");
         while let Ok(bytes) = exchange.wire.some() {
             if bytes.is_empty() || exchange.send(bytes.to_ascii_uppercase()) == Next::Close {
                 break;
@@ -269,7 +293,9 @@ fn shouting() -> Backend {
 }
 
 fn upgrade(client: &mut Client, early: &str) {
-    client.send(format!("GET /ws HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: shout\r\n\r\n{early}"));
+    client.send(format!(
+        "GET /ws HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: shout\r\n\r\n{early}"
+    ));
     let (head, _) = client.heads().unwrap();
     assert_eq!((head.status(), head.field("upgrade")), (Ok(101), Some("shout")));
     assert!(head.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")));
@@ -287,7 +313,10 @@ fn an_upgraded_connection_is_a_tunnel() {
     for text in ["hello", "GET / HTTP/1.1\r\n\r\n", "0\r\n\r\n", "\0\u{1}"] {
         client.send(text);
         let mut came = Vec::new();
-        client.wire.stream_body(Framing::Length(text.len() as u64), |part| came.extend_from_slice(part)).unwrap();
+        client
+            .wire
+            .stream_body(Framing::Length(text.len() as u64), |part| came.extend_from_slice(part))
+            .unwrap();
         assert_eq!(came, text.to_ascii_uppercase().as_bytes());
     }
     // Half closed: the other direction goes on.
@@ -385,7 +414,8 @@ fn connections_to_an_endpoint_are_limited() {
         }
         exchange.reply("a")
     });
-    let proxy = Scene::web(&[&backend]).set("workers", "1").set("limits", "{endpoint_connections_max: 2}").start();
+    let proxy =
+        Scene::web(&[&backend]).set("workers", "1").set("limits", "{endpoint_connections_max: 2}").start();
     let mut waiting: Vec<Client> = (0..2).map(|_| proxy.client()).collect();
     for client in &mut waiting {
         client.send("POST /wait HTTP/1.1\r\nhost: web\r\ncontent-length: 1\r\n\r\n");
@@ -434,8 +464,14 @@ fn the_access_log_has_a_line_per_request() {
         (lines.len() == 2).then_some(lines)
     });
     let seen = lines.iter().find(|line| line["path"] == "/seen?x=1").expect("the first request");
-    assert_eq!((&seen["status"], &seen["service"], &seen["outcome"]), (&200.into(), &"web".into(), &"success".into()));
-    assert_eq!((&seen["policy"], &seen["pick"], &seen["attempts"]), (&"p2c".into(), &"policy".into(), &1.into()));
+    assert_eq!(
+        (&seen["status"], &seen["service"], &seen["outcome"]),
+        (&200.into(), &"web".into(), &"success".into())
+    );
+    assert_eq!(
+        (&seen["policy"], &seen["pick"], &seen["attempts"]),
+        (&"p2c".into(), &"policy".into(), &1.into())
+    );
     assert_eq!(seen["endpoint"], backend.address.to_string());
     assert!(lines.iter().any(|line| line["status"] == 404 && line["reason"] == "no-service"), "{lines:?}");
 }

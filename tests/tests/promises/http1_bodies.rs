@@ -132,8 +132,11 @@ fn large_bodies_go_up_unchanged() {
     let before_kib = proxy.resident_kib();
     for chunked in [false, true] {
         let mut client = proxy.client();
-        let framing =
-            if chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {LARGE}") };
+        let framing = if chunked {
+            "transfer-encoding: chunked".to_owned()
+        } else {
+            format!("content-length: {LARGE}")
+        };
         client.send(format!("POST /up HTTP/1.1\r\nhost: web\r\n{framing}\r\n\r\n"));
         for piece in pieces() {
             client.send(if chunked { chunk(&piece) } else { piece });

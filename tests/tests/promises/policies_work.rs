@@ -65,7 +65,8 @@ fn round_robin_takes_turns() {
 #[test]
 fn weighted_follows_weights() {
     let backends = backends(&["a", "b"]);
-    let endpoint = |backend: &Backend, weight| format!("{{address: '{}', weight: {weight}}}", backend.address);
+    let endpoint =
+        |backend: &Backend, weight| format!("{{address: '{}', weight: {weight}}}", backend.address);
     let proxy = Scene::new()
         .endpoints("web", &[endpoint(&backends[0], 1), endpoint(&backends[1], 3)])
         .set("workers", "1")
@@ -118,7 +119,11 @@ fn hash_keys_come_from_where_the_configuration_says() {
     assert_eq!(distinct("{header: x-user}", &|n| fields(format!("X-User: {n}\r\n"))), (true, 4));
     assert_eq!(distinct("{cookie: id}", &|n| fields(format!("cookie: a=b; id={n}\r\n"))), (true, 4));
     assert_eq!(distinct("path", &path), (true, 4));
-    assert_eq!(distinct("path", &|n| (format!("/same?q={n}"), String::new())), (true, 1), "without the query");
+    assert_eq!(
+        distinct("path", &|n| (format!("/same?q={n}"), String::new())),
+        (true, 1),
+        "without the query"
+    );
     assert_eq!(distinct("source-address", &none), (true, 1), "one client");
     let (same, spread) = distinct("none", &none);
     assert!(!same && spread > 1, "random without a key");
@@ -146,7 +151,10 @@ fn routed(router: &str) -> (Proxy, Vec<Backend>) {
         .service("stable", &[&backends[0]])
         .service("next", &[&backends[1]])
         .set("workers", "1")
-        .set("routes", &format!("[{{name: split, router: {router}, backends: {{stable: stable, canary: next}}}}]"))
+        .set(
+            "routes",
+            &format!("[{{name: split, router: {router}, backends: {{stable: stable, canary: next}}}}]"),
+        )
         .start();
     (proxy, backends)
 }
@@ -270,7 +278,10 @@ fn retries_go_elsewhere_with_every_balancer() {
     let broken = Backend::scripted(|_| Next::Close);
     for balancer in BALANCERS {
         let proxy = Scene::web(&[&good, &broken])
-            .set("services", &format!("{{web: {{balancer: {balancer}, ejection: {{consecutive_failures: 0}}}}}}"))
+            .set(
+                "services",
+                &format!("{{web: {{balancer: {balancer}, ejection: {{consecutive_failures: 0}}}}}}"),
+            )
             .start();
         let mut client = proxy.client();
         for _ in 0..40 {

@@ -27,8 +27,18 @@ fn case(name: &'static str, status: u16, reason: &'static str, request: String) 
 fn heads() -> Vec<Case> {
     let get = |rest: &str| format!("GET / HTTP/1.1\r\n{rest}\r\n{HIDDEN}");
     vec![
-        case("CL.TE", 400, "two-lengths", post("content-length: 6\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\nX")),
-        case("TE.CL", 400, "two-lengths", post("transfer-encoding: chunked\r\ncontent-length: 4\r\n", "5c\r\n")),
+        case(
+            "CL.TE",
+            400,
+            "two-lengths",
+            post("content-length: 6\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\nX"),
+        ),
+        case(
+            "TE.CL",
+            400,
+            "two-lengths",
+            post("transfer-encoding: chunked\r\ncontent-length: 4\r\n", "5c\r\n"),
+        ),
         case(
             "TE.TE twice",
             400,
@@ -41,17 +51,37 @@ fn heads() -> Vec<Case> {
             "bad-transfer-encoding",
             post("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", "0\r\n\r\n"),
         ),
-        case("a doubled coding", 400, "bad-transfer-encoding", post("transfer-encoding: chunked, chunked\r\n", "")),
-        case("chunked not last", 400, "bad-transfer-encoding", post("transfer-encoding: chunked, gzip\r\n", "")),
+        case(
+            "a doubled coding",
+            400,
+            "bad-transfer-encoding",
+            post("transfer-encoding: chunked, chunked\r\n", ""),
+        ),
+        case(
+            "chunked not last",
+            400,
+            "bad-transfer-encoding",
+            post("transfer-encoding: chunked, gzip\r\n", ""),
+        ),
         case("an obscured coding", 400, "bad-transfer-encoding", post("transfer-encoding: xchunked\r\n", "")),
         case("a quoted coding", 400, "bad-transfer-encoding", post("transfer-encoding: \"chunked\"\r\n", "")),
         case("an unknown coding", 501, "unknown-coding", post("transfer-encoding: gzip\r\n", "")),
-        case("a space before the colon", 400, "bad-syntax", post("transfer-encoding : chunked\r\n", "0\r\n\r\n")),
+        case(
+            "a space before the colon",
+            400,
+            "bad-syntax",
+            post("transfer-encoding : chunked\r\n", "0\r\n\r\n"),
+        ),
         case("a tab before the colon", 400, "bad-syntax", post("content-length\t: 3\r\n", "abc")),
         case("obs-fold", 400, "bad-syntax", post("x: a\r\n b\r\n", "")),
         case("a folded coding", 400, "bad-syntax", post("transfer-encoding:\r\n chunked\r\n", "0\r\n\r\n")),
         case("a space before the first field", 400, "bad-syntax", get(" host: web\r\nx: y\r\n")),
-        case("bare LF after the request line", 400, "bare-lf", format!("GET / HTTP/1.1\nhost: web\r\n\r\n{HIDDEN}")),
+        case(
+            "bare LF after the request line",
+            400,
+            "bare-lf",
+            format!("GET / HTTP/1.1\nhost: web\r\n\r\n{HIDDEN}"),
+        ),
         case("bare LF after a field", 400, "bare-lf", get("host: web\nx: y\r\n")),
         case("bare LF at the end", 400, "bare-lf", format!("GET / HTTP/1.1\r\nhost: web\r\n\n{HIDDEN}")),
         case("bare CR in a value", 400, "bad-syntax", get("host: web\r\nx: a\rb\r\n")),
@@ -61,13 +91,23 @@ fn heads() -> Vec<Case> {
         case("a field without colon", 400, "bad-syntax", get("host: web\r\nnonsense\r\n")),
         case("a field without name", 400, "bad-syntax", get("host: web\r\n: x\r\n")),
         case("equal lengths", 400, "bad-length", post("content-length: 3\r\ncontent-length: 3\r\n", "abc")),
-        case("different lengths", 400, "bad-length", post("content-length: 3\r\ncontent-length: 4\r\n", "abcd")),
+        case(
+            "different lengths",
+            400,
+            "bad-length",
+            post("content-length: 3\r\ncontent-length: 4\r\n", "abcd"),
+        ),
         case("a list of lengths", 400, "bad-length", post("content-length: 3, 3\r\n", "abc")),
         case("a signed length", 400, "bad-length", post("content-length: +3\r\n", "abc")),
         case("a negative length", 400, "bad-length", post("content-length: -1\r\n", "")),
         case("a hexadecimal length", 400, "bad-length", post("content-length: 0x3\r\n", "abc")),
         case("an empty length", 400, "bad-length", post("content-length:\r\n", "")),
-        case("a length that overflows", 400, "bad-length", post("content-length: 18446744073709551619\r\n", "abc")),
+        case(
+            "a length that overflows",
+            400,
+            "bad-length",
+            post("content-length: 18446744073709551619\r\n", "abc"),
+        ),
         case("no host", 400, "bad-host", format!("GET / HTTP/1.1\r\n\r\n{HIDDEN}")),
         case("two hosts", 400, "bad-host", get("host: web\r\nhost: other\r\n")),
         case("a host with user", 400, "bad-host", get("host: user@web\r\n")),
@@ -83,9 +123,24 @@ fn heads() -> Vec<Case> {
         case("HTTP/0.9", 400, "bad-syntax", format!("GET /\r\n{HIDDEN}")),
         case("a fragment", 400, "bad-target", format!("GET /a#b HTTP/1.1\r\nhost: web\r\n\r\n{HIDDEN}")),
         case("a relative target", 400, "bad-target", format!("GET a HTTP/1.1\r\nhost: web\r\n\r\n{HIDDEN}")),
-        case("a space in the target", 400, "bad-syntax", format!("GET /a b HTTP/1.1\r\nhost: web\r\n\r\n{HIDDEN}")),
-        case("CONNECT", 501, "no-connect", format!("CONNECT web:80 HTTP/1.1\r\nhost: web:80\r\n\r\n{HIDDEN}")),
-        case("another expectation", 417, "bad-expectation", post("expect: miracles\r\ncontent-length: 1\r\n", "x")),
+        case(
+            "a space in the target",
+            400,
+            "bad-syntax",
+            format!("GET /a b HTTP/1.1\r\nhost: web\r\n\r\n{HIDDEN}"),
+        ),
+        case(
+            "CONNECT",
+            501,
+            "no-connect",
+            format!("CONNECT web:80 HTTP/1.1\r\nhost: web:80\r\n\r\n{HIDDEN}"),
+        ),
+        case(
+            "another expectation",
+            417,
+            "bad-expectation",
+            post("expect: miracles\r\ncontent-length: 1\r\n", "x"),
+        ),
     ]
 }
 
@@ -286,8 +341,14 @@ fn ambiguous_answers_are_not_relayed() {
         ("a folded field", "HTTP/1.1 200 OK\r\nx: a\r\n b\r\ncontent-length: 0\r\n\r\n"),
         ("no HTTP", "SSH-2.0-OpenSSH_9.2\r\n\r\n"),
         ("another version", "HTTP/3.0 200 OK\r\ncontent-length: 0\r\n\r\n"),
-        ("a bad chunk at once", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n"),
-        ("101 without being asked", "HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nhello"),
+        (
+            "a bad chunk at once",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        ),
+        (
+            "101 without being asked",
+            "HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nhello",
+        ),
     ];
     for (name, bytes) in cases {
         let backend = Backend::scripted(move |exchange| {

@@ -71,7 +71,8 @@ impl Source {
 /// Nothing outside these places says these words.
 fn assert_only_in(allowed: &[&str], words: &[&str]) {
     let strangers = sources("proxy/src").into_iter().filter(|source| {
-        !source.is_test() && !allowed.iter().any(|place| source.path.starts_with(&format!("proxy/src/{place}")))
+        !source.is_test()
+            && !allowed.iter().any(|place| source.path.starts_with(&format!("proxy/src/{place}")))
     });
     let places: Vec<String> = strangers.flat_map(|source| source.places(words)).collect();
     assert!(places.is_empty(), "{words:?} only in {allowed:?}, but:\n{}", places.join("\n"));
@@ -82,7 +83,8 @@ fn worker_control_and_names_never_import_each_other() {
     let rooms = ["worker", "control", "names"];
     let mut places = Vec::new();
     for source in sources("proxy/src").iter().filter(|source| !source.is_test()) {
-        let Some(room) = rooms.iter().find(|room| source.path.starts_with(&format!("proxy/src/{room}"))) else {
+        let Some(room) = rooms.iter().find(|room| source.path.starts_with(&format!("proxy/src/{room}")))
+        else {
             continue;
         };
         for other in rooms.iter().filter(|other| *other != room) {
@@ -96,9 +98,9 @@ fn worker_control_and_names_never_import_each_other() {
 fn what_all_rest_on_knows_nobody_above() {
     let above = ["crate::worker", "crate::control", "crate::names", "crate::app", "crate::cli"];
     for room in ["snapshot", "policy", "metrics", "head", "link", "clock", "logging"] {
-        let own = sources("proxy/src").into_iter().filter(|source| {
-            !source.is_test() && source.path.starts_with(&format!("proxy/src/{room}"))
-        });
+        let own = sources("proxy/src")
+            .into_iter()
+            .filter(|source| !source.is_test() && source.path.starts_with(&format!("proxy/src/{room}")));
         let places: Vec<String> = own.flat_map(|source| source.places(&above)).collect();
         assert!(places.is_empty(), "{}", places.join("\n"));
     }
@@ -110,7 +112,10 @@ fn foreign_types_stay_in_their_rooms() {
     assert_only_in(&["policy"], &["wasmtime::", "use wasmtime"]);
     assert_only_in(&["policy", "cli/policy"], &["wit_component", "wit_parser"]);
     assert_only_in(&["control/admin"], &["hyper::server", "hyper::service", "hyper_util"]);
-    assert_only_in(&["metrics", "worker/record.rs", "control/admin/scrape.rs", "logging.rs"], &["use prometheus"]);
+    assert_only_in(
+        &["metrics", "worker/record.rs", "control/admin/scrape.rs", "logging.rs"],
+        &["use prometheus"],
+    );
     assert_only_in(&["config"], &["saphyr"]);
     assert_only_in(&["control/watch"], &["notify::{", "use notify"]);
 }
@@ -157,7 +162,9 @@ fn functions(source: &Source) -> Vec<(usize, usize)> {
         let depth = line.len() - code.len();
         let words = code.split("fn ").next().unwrap_or_default();
         let starts = code.contains("fn ")
-            && words.split_whitespace().all(|word| word.starts_with("pub") || "const async unsafe in super)".contains(word));
+            && words
+                .split_whitespace()
+                .all(|word| word.starts_with("pub") || "const async unsafe in super)".contains(word));
         let table = index > 0 && lines[index - 1].contains("rustfmt::skip");
         if !starts || table || code.ends_with(';') {
             continue;
