@@ -195,7 +195,7 @@ impl Worker {
 
     /// Closes connections idle for too long, and forgets addresses that nobody refers to any more.
     fn tidy(&self) {
-        let Some(since) = Instant::now().checked_sub(self.config.defaults.timeouts.idle) else { return };
+        let Some(since) = Instant::now().checked_sub(self.idle_timeout()) else { return };
         self.upstreams.borrow_mut().retain(|_, upstream| {
             upstream.close_idle_since(since);
             Rc::strong_count(upstream) > 1
@@ -210,6 +210,11 @@ impl Worker {
         if let Some(access) = &self.access {
             access.borrow_mut().flush();
         }
+    }
+
+    /// Of connections that no service claims yet or any more.
+    fn idle_timeout(&self) -> Duration {
+        self.generation.borrow().snapshot.config.defaults.timeouts.idle
     }
 
     fn generation(&self) -> Rc<Generation> {

@@ -62,13 +62,12 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: So
         response: ResponseHead::default(),
         unread: false,
     };
-    let idle = worker.config.defaults.timeouts.idle;
-    let deadline = Deadline::new(Instant::now() + idle.min(HEAD_TIMEOUT));
+    let deadline = Deadline::new(Instant::now() + HEAD_TIMEOUT);
     let mut facts = Some(Box::<RequestFacts>::default());
     loop {
         seat.idle();
         if client.buffer.is_empty() {
-            deadline.set_after(idle);
+            deadline.set_after(worker.idle_timeout());
             let readable = poll_fn(|cx| client.read.as_ref().poll_read_ready(cx));
             if !matches!(deadline.run(readable).await, Ok(Ok(()))) {
                 return;

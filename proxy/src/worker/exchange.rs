@@ -33,8 +33,10 @@ pub(super) struct Exchange<'a> {
     pub(super) deadline: &'a Deadline,
     /// Statuses that send the request elsewhere; empty if it may not be repeated.
     pub(super) retry_statuses: &'a [u16],
-    /// Whether the client's connection may be kept after this answer.
+    /// Whether the client means to keep its connection.
     pub(super) keep_alive: bool,
+    /// The worker is about to leave: answers that begin from now on end their connection.
+    pub(super) draining: &'a Cell<bool>,
 }
 
 /// How an attempt ended.
@@ -299,7 +301,7 @@ impl Exchange<'_> {
             same => same,
         };
         // A request that has not been read whole leaves its rest on the connection.
-        let keep_client = self.keep_alive && flow.sent.get() && framing != Framing::Close;
+        let keep_client = self.keep_alive && !self.draining.get() && flow.sent.get() && framing != Framing::Close;
         let persistence = match (keep_client, self.head.is_http_10()) {
             (true, false) => Persistence::Open,
             (true, true) => Persistence::KeepAlive,
