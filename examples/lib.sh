@@ -7,6 +7,11 @@ examples=$(cd .. && pwd)
 OUTRIGGER=${OUTRIGGER:-$examples/../target/release/outrigger}
 WAIT_SECONDS=${WAIT_SECONDS:-30}
 
+stop_all() {
+    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
+    for pid in $pids; do wait "$pid" 2>/dev/null || true; done
+}
+
 work=$(mktemp -d)
 pids=
 trap 'ended=$?; trap - EXIT; stop_all; rm -rf "$work"; exit $ended' EXIT
@@ -17,11 +22,6 @@ if [ ! -x "$OUTRIGGER" ]; then
     echo "no program at $OUTRIGGER: cargo build --release, or set OUTRIGGER" >&2
     exit 1
 fi
-
-stop_all() {
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    for pid in $pids; do wait "$pid" 2>/dev/null || true; done
-}
 
 say() { echo "--- $*"; }
 
