@@ -1,1 +1,23 @@
+//! What the promises in `tests/promises` are proved with: the real program as a child process, scripted backends,
+//! a strict client, load that checks every answer, and guests that misbehave.
+//!
+//! Everything blocks: a thread per connection is plenty here, and reads from top to bottom. Nothing sleeps but
+//! `wait`, which polls for a condition.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed, and says where"
+)]
+
+pub mod backend;
+pub mod client;
+pub mod guest;
+pub mod load;
+pub mod metrics;
+pub mod program;
+pub mod proxy;
+pub mod shared;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,17 @@
+;; A router that always takes the first backend: the wrong thing where a balancer is wanted.
+(module
+  (memory (export "memory") 1)
+  (global $next (mut i32) (i32.const 4096))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $next (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
+    (global.get $next)
+    (global.set $next (i32.add (global.get $next) (local.get 3))))
+  (func (export "outrigger:policy/router@0.1.0#configure")
+    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 16))
+  (func (export "outrigger:policy/router@0.1.0#route")
+    (param i32 i32 i32 i32 i32 i32 i64 i64 i64) (result i32) {route})
+  (func (export "outrigger:policy/router@0.1.0#tick") (param i64))
+  (func (export "outrigger:policy/state@0.1.0#export-state") (result i32) (i32.const 112))
+  (func (export "outrigger:policy/state@0.1.0#import-state") (param i32 i32) (result i32) (i32.const 16))
+  (data (i32.const 16) "\00\00\00\00\00")
+  (data (i32.const 64) "\00\00\00\00\00\00\00\00"))

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs all tests: installs what they need, builds the program once, and leaves the output to cargo.
+# One profile for the program and the tests, so that the compiler inside wasmtime is built once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Command, and the Debian package that has it.
+needed=(curl:curl promtool:prometheus clang:clang wasm-ld:lld)
+
+missing=()
+for pair in "${needed[@]}"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if ((${#missing[@]})); then
+    root=()
+    if [[ $(id -u) -ne 0 ]]; then root=(sudo -n); fi
+    if ! command -v apt-get >/dev/null || { ((${#root[@]})) && ! sudo -n true 2>/dev/null; }; then
+        echo "tests/run.sh: please install these first (names of Debian): ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "tests/run.sh: installing ${missing[*]}" >&2
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "tests/run.sh: cargo is missing; see https://rustup.rs" >&2
+    exit 1
+fi
+if command -v rustup >/dev/null; then
+    # The toolchain file asks for it, too; this says so where an older rustup does not.
+    rustup target add wasm32-unknown-unknown
+fi
+
+cargo build --release --locked -p outrigger
+cargo test --release --locked --workspace "$@"

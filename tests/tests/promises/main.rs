@@ -1,0 +1,23 @@
+//! The promises made to users, one file each, proved against the real program.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod admin;
+mod authors;
+mod config_errors;
+mod endpoints_die;
+mod hostile_policies;
+mod http1;
+mod http1_bodies;
+mod memory;
+mod policies_work;
+mod registry_reload;
+mod smuggling;
+mod swap;
+mod tidy;
+mod timeouts;
