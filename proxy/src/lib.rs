@@ -5,6 +5,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+#[cfg(test)]
+mod docs;
 pub mod head;
 pub mod link;
 pub mod logging;

@@ -152,3 +152,31 @@ fn finish(out: &mut Vec<u8>, body: &[u8], to_head: bool, close: bool) {
         out.extend_from_slice(body);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[rustfmt::skip]
+    const HEADS: [BadHead; 13] = [
+        BadHead::Syntax, BadHead::BareLf, BadHead::TooLarge, BadHead::TooManyFields, BadHead::Version, BadHead::Target,
+        BadHead::Host, BadHead::ContentLength, BadHead::TransferEncoding, BadHead::TwoLengths, BadHead::Coding,
+        BadHead::Expectation, BadHead::Connect,
+    ];
+    #[rustfmt::skip]
+    const OTHERS: [Reason; 11] = [
+        Reason::Body, Reason::HeadTimeout, Reason::NoService, Reason::NoEndpoint, Reason::PolicyNone,
+        Reason::Overloaded, Reason::ConnectFailed, Reason::ConnectTimeout, Reason::Reset, Reason::BadAnswer,
+        Reason::RequestTimeout,
+    ];
+
+    #[test]
+    fn docs_list_every_reason() {
+        let mut table = String::from("| status | reason | blame | advice |\n|---|---|---|---|\n");
+        for reason in OTHERS.into_iter().chain(HEADS.map(Reason::Head)) {
+            let Entry { status, code, blame, advice, .. } = reason.entry();
+            table += &format!("| {status} | `{code}` | {} | {advice} |\n", blame.word());
+        }
+        crate::docs::keep("ADMIN.md", "reasons", &table);
+    }
+}

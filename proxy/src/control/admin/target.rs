@@ -84,6 +84,15 @@ mod tests {
     }
 
     #[test]
+    fn docs_list_every_path() {
+        let mut table = String::from("| request | what it is for |\n|---|---|\n");
+        for (request, what) in index().as_object().into_iter().flatten() {
+            table += &format!("| `{request}` | {} |\n", what.as_str().unwrap_or_default());
+        }
+        crate::docs::keep("ADMIN.md", "paths", &table);
+    }
+
+    #[test]
     fn queries_are_looked_up_by_name() {
         let uri: Uri = "/policies/p2c/rollback?x=1&to=abc&to=def".parse().unwrap();
         assert_eq!(query(&uri, "to").as_deref(), Some("abc"));
