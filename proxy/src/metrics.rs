@@ -69,7 +69,7 @@ families! {
     request_duration: HistogramVec = "outrigger_request_duration_seconds", ["direction", "service"],
         "Time from a request's head to the last byte of its response.", LATENCY_SECONDS;
     first_byte: HistogramVec = "outrigger_first_byte_seconds", ["service"],
-        "Time from the pick of an endpoint to the first byte of its answer.", LATENCY_SECONDS;
+        "Time from a request's head to the first byte of its answer.", LATENCY_SECONDS;
     request_bytes: IntCounterVec = "outrigger_request_bytes_total", ["direction", "service"],
         "Bytes of request bodies received from clients.";
     response_bytes: IntCounterVec = "outrigger_response_bytes_total", ["direction", "service"],
@@ -78,7 +78,7 @@ families! {
     connections: IntGaugeVec = "outrigger_connections", ["worker"],
         "Client connections open now.";
     bad_requests: IntCounterVec = "outrigger_bad_requests_total", ["reason"],
-        "Requests refused before they could be routed.";
+        "Requests refused because their head or body is malformed or too large.";
 
     upstream_connects: IntCounterVec = "outrigger_upstream_connects_total", ["service"],
         "Connections made to endpoints.";

@@ -71,7 +71,7 @@ pub(crate) struct Worker {
     index: usize,
     config: Arc<Config>,
     head_limits: HeadLimits,
-    itself: Weak<Worker>,
+    itself: Weak<Self>,
     generation: RefCell<Rc<Generation>>,
     upstreams: RefCell<HashMap<std::net::SocketAddr, Rc<Upstream>>>,
     connections: Connections,
@@ -127,14 +127,18 @@ pub fn run(start: Start) -> io::Result<()> {
 
 impl Worker {
     async fn serve(self: &Rc<Self>, listeners: Vec<tokio::net::TcpListener>, mut commands: mpsc::Receiver<Command>) {
-        let accepting: Vec<_> = listeners
-            .into_iter()
-            .map(|listener| tokio::task::spawn_local(accept::run(Rc::clone(self), listener)))
-            .collect();
+        // Until the first snapshot is in force, connections wait in the kernel: nobody is told that a service does
+        // not exist because we have not read of it yet.
+        let mut waiting = Some(listeners);
+        let mut accepting = Vec::new();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;
         while !self.draining.get() {
+            if self.generation.borrow().snapshot.version > 0 {
+                let accept = |listener| tokio::task::spawn_local(accept::run(Rc::clone(self), listener));
+                accepting.extend(waiting.take().into_iter().flatten().map(accept));
+            }
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
@@ -187,7 +191,7 @@ impl Worker {
         self.generation().tick(self, crate::clock::now_ns());
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
         unsent.into_iter().for_each(|report| self.report(report));
-        if count % FLUSH_TICKS == 0 {
+        if count.is_multiple_of(FLUSH_TICKS) {
             self.flush();
             self.tidy();
         }
@@ -195,7 +199,7 @@ impl Worker {
 
     /// Closes connections idle for too long, and forgets addresses that nobody refers to any more.
     fn tidy(&self) {
-        let Some(since) = Instant::now().checked_sub(self.config.defaults.timeouts.idle) else { return };
+        let Some(since) = Instant::now().checked_sub(self.idle_timeout()) else { return };
         self.upstreams.borrow_mut().retain(|_, upstream| {
             upstream.close_idle_since(since);
             Rc::strong_count(upstream) > 1
@@ -210,6 +214,11 @@ impl Worker {
         if let Some(access) = &self.access {
             access.borrow_mut().flush();
         }
+    }
+
+    /// Of connections that no service claims yet or any more.
+    fn idle_timeout(&self) -> Duration {
+        self.generation.borrow().snapshot.config.defaults.timeouts.idle
     }
 
     fn generation(&self) -> Rc<Generation> {

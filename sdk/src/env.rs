@@ -31,7 +31,7 @@ pub fn random() -> u64 {
     crate::testing::world::with(|world| world.random.next())
 }
 
-/// A number shared by all workers and kept over a swap, exported as `outrigger_policy_counter{policy, name}`.
+/// A number shared by all workers and kept over a swap, exported as `outrigger_policy_value{policy, name}`.
 /// A policy may have 32. Make it once, in `new`.
 pub struct Counter {
     #[cfg(target_arch = "wasm32")]
@@ -78,7 +78,7 @@ impl Counter {
     }
 }
 
-/// A distribution in powers of four, exported as `outrigger_policy_histogram{policy, name}`.
+/// A distribution in powers of four, exported as `outrigger_policy_distribution{policy, name}`.
 /// A policy may have 8. Make it once, in `new`.
 pub struct Histogram {
     #[cfg(target_arch = "wasm32")]

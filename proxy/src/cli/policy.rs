@@ -11,7 +11,7 @@ mod show;
 mod subject;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,11 +116,6 @@ fn role(compiled: &Compiled, wanted: Option<Role>) -> anyhow::Result<Role> {
 fn load(source: &str, args: &HostArgs) -> anyhow::Result<Arc<Compiled>> {
     let bytes = read(source)?;
     engine(args)?.load(&bytes).map_err(|refusal| anyhow::anyhow!("{source}: {refusal}"))
-}
-
-/// Where a component goes that is built of `name`.
-fn beside(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.component.wasm"))
 }
 
 /// Larger than in the proxy: whoever runs this by hand has asked for it.

@@ -174,7 +174,7 @@ fn limits(written: written::Limits, at: &FieldPath<'_>, problems: &mut Problems)
         range(value, default, allowed, &at.field(name), problems)
     };
     let connections_max = count(written.connections_max, 16_384, 1..=1_000_000, "connections_max");
-    let headers_max = count(written.headers_max, 128, 1..=4096, "headers_max");
+    let headers_max = count(written.headers_max, 128, 1..=256, "headers_max");
     let pool_idle_max = count(written.pool_idle_max, 256, 0..=65_536, "pool_idle_max");
     let endpoint_connections_max =
         count(written.endpoint_connections_max, 1024, 1..=65_536, "endpoint_connections_max");

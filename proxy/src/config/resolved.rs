@@ -177,6 +177,10 @@ impl Eq for Place {}
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What nobody wrote has no place.
+        if self.line == 0 {
+            return f.write_str("default settings");
+        }
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
 }
@@ -217,9 +221,11 @@ pub enum HashKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     pub connect: Duration,
-    /// From the request's head to the response's last byte.
+    /// From the request's head to the response's head, all attempts together. What follows is bounded by `idle`, so
+    /// that a long answer lives for as long as it moves.
     pub request: Duration,
-    /// A connection without a request is closed after this, on either side.
+    /// A connection without a request is closed after this, on either side; so is one on which an answer or a
+    /// tunnel has stopped moving.
     pub idle: Duration,
 }
 

@@ -223,7 +223,7 @@ fn says_what_is_wrong_with_a_setting() {
         ("forwarded: x-forward", "2:12: forwarded: unknown value `x-forward`; did you mean `x-forwarded`?".into()),
         ("log: {format: yaml}", "2:15: log.format: unknown value `yaml`; known here: `text`, `json`".into()),
         ("limits: {head_bytes_max: 10}", "2:26: limits.head_bytes_max: 10 is out of range: 1024 to 1048576".into()),
-        ("limits: {headers_max: 0}", "2:23: limits.headers_max: 0 is out of range: 1 to 4096".into()),
+        ("limits: {headers_max: 0}", "2:23: limits.headers_max: 0 is out of range: 1 to 256".into()),
         (
             "policy_host: {memory_bytes_max: 16MB}",
             "2:33: policy_host.memory_bytes_max: `16MB` is not a size: a whole number and `B`, `KiB`, `MiB` or `GiB`, as in `64KiB`".into(),

@@ -221,7 +221,7 @@ pub(crate) enum HashKey {
 pub(crate) struct Timeouts {
     /// To reach an endpoint. Default: 1s.
     pub(crate) connect: Option<Span>,
-    /// From a request's head to its response's last byte, all attempts together. Default: 30s.
+    /// From a request's head to its response's head, all attempts together. Default: 30s.
     pub(crate) request: Option<Span>,
     /// A connection without a request is closed after this. Default: 300s.
     pub(crate) idle: Option<Span>,

@@ -82,7 +82,7 @@ impl RequestHead {
             Ok(httparse::Status::Complete(_)) => return Err(BadHead::TooLarge),
             Ok(httparse::Status::Partial) => return partial(buffer, limits),
             Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooManyFields),
-            Err(httparse::Error::Version) => return Err(BadHead::Version),
+            Err(httparse::Error::Version) => return Err(version_or_syntax(buffer)),
             Err(_) => return Err(BadHead::Syntax),
         };
         if parsed.headers.len() > limits.fields_max {
@@ -244,6 +244,20 @@ pub fn valid_authority(text: &str) -> bool {
     host_ok && port_ok
 }
 
+/// A request line with something else than a version at its end has more parts than it should (RFC 9112, 3).
+fn version_or_syntax(buffer: &[u8]) -> BadHead {
+    let line = buffer.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+    let parts: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    match parts[..] {
+        [_, _, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            BadHead::Version
+        }
+        _ => BadHead::Syntax,
+    }
+}
+
 /// A head that has not ended yet may already be too large, or show a bare LF.
 fn partial(buffer: &[u8], limits: HeadLimits) -> Result<Progress, BadHead> {
     if buffer.len() >= limits.bytes_max {
@@ -334,6 +348,7 @@ mod tests {
         assert_eq!(refused("GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n"), BadHead::Target);
         assert_eq!(refused("GET x HTTP/1.1\r\nHost: a\r\n\r\n"), BadHead::Target);
         assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), BadHead::Version);
+        assert_eq!(refused("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), BadHead::Syntax);
         assert_eq!(refused("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"), BadHead::Connect);
     }
 

@@ -46,8 +46,6 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
         }
         match listener.accept().await {
             Ok((stream, address)) => {
-                // Without it small answers wait for acknowledgements.
-                let _ = stream.set_nodelay(true);
                 let seat = Seat::take(&worker);
                 let (index, busy) = (seat.index, Rc::clone(&seat.busy));
                 let task = tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, address, seat));

@@ -18,7 +18,7 @@ use super::deadline::Deadline;
 use super::http1::Buffer;
 use super::respond::{self, Reason};
 use super::{Worker, request};
-use crate::head::{BadHead, Progress, RequestFacts, ResponseHead};
+use crate::head::{BadHead, Framing, Progress, RequestFacts, ResponseHead};
 
 /// From the first byte of a head to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -37,6 +37,8 @@ pub(super) struct Client<'a> {
     pub(super) out: Vec<u8>,
     /// Kept for its allocations.
     pub(super) response: ResponseHead,
+    /// The request's body has not been read to its end.
+    pub(super) unread: bool,
 }
 
 /// Who the client is.
@@ -52,15 +54,20 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: So
     let text = if worker.access.is_some() { address.to_string() } else { String::new() };
     let peer = Peer { address, text };
     let (read, write) = stream.split();
-    let mut client =
-        Client { read, write, buffer: Buffer::default(), out: Vec::new(), response: ResponseHead::default() };
-    let idle = worker.config.defaults.timeouts.idle;
-    let deadline = Deadline::new(Instant::now() + idle.min(HEAD_TIMEOUT));
+    let mut client = Client {
+        read,
+        write,
+        buffer: Buffer::default(),
+        out: Vec::new(),
+        response: ResponseHead::default(),
+        unread: false,
+    };
+    let deadline = Deadline::new(Instant::now() + HEAD_TIMEOUT);
     let mut facts = Some(Box::<RequestFacts>::default());
     loop {
         seat.idle();
         if client.buffer.is_empty() {
-            deadline.set_after(idle);
+            deadline.set_after(worker.idle_timeout());
             let readable = poll_fn(|cx| client.read.as_ref().poll_read_ready(cx));
             if !matches!(deadline.run(readable).await, Ok(Ok(()))) {
                 return;
@@ -72,6 +79,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: So
             Ok(()) => request::serve(&worker, &mut client, &mut facts, &peer, &deadline).await,
             Err(None) => return release(&worker, client),
             Err(Some(reason)) => {
+                client.unread = true;
                 refuse(&worker, &mut client, reason, &deadline).await;
                 false
             }
@@ -79,7 +87,9 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: So
         // A policy that never gave the request back cannot happen; a fresh one costs nothing.
         facts.get_or_insert_default();
         if !keep || worker.draining.get() {
-            linger(&mut client, &deadline).await;
+            if client.unread || !client.buffer.is_empty() {
+                linger(&mut client, &deadline).await;
+            }
             return release(&worker, client);
         }
         if client.buffer.is_empty() {
@@ -109,6 +119,7 @@ async fn head(
             match facts.head.parse(client.buffer.filled(), worker.head_limits) {
                 Ok(Progress::Complete(length)) => {
                     client.buffer.consume(length);
+                    client.unread = facts.head.framing() != Framing::None;
                     return Ok(());
                 }
                 Ok(Progress::Partial) => {}

@@ -33,8 +33,10 @@ pub(super) struct Exchange<'a> {
     pub(super) deadline: &'a Deadline,
     /// Statuses that send the request elsewhere; empty if it may not be repeated.
     pub(super) retry_statuses: &'a [u16],
-    /// Whether the client's connection may be kept after this answer.
+    /// Whether the client means to keep its connection.
     pub(super) keep_alive: bool,
+    /// The worker is about to leave: answers that begin from now on end their connection.
+    pub(super) draining: &'a Cell<bool>,
 }
 
 /// How an attempt ended.
@@ -92,6 +94,16 @@ struct Flow {
     load: Cell<Option<u32>>,
 }
 
+/// The way down: from the upstream's reading half to the client's writing half.
+struct Down<'a, 'u, 'c> {
+    up_read: &'a mut ReadHalf<'u>,
+    /// What the upstream has said and nobody has taken yet.
+    answer: &'a mut Buffer,
+    write: &'a mut WriteHalf<'c>,
+    out: &'a mut Vec<u8>,
+    response: &'a mut ResponseHead,
+}
+
 impl Exchange<'_> {
     /// Runs the attempt to its end. `answer` is an empty buffer for what the upstream says.
     pub(super) async fn run(
@@ -102,7 +114,7 @@ impl Exchange<'_> {
     ) -> Report {
         let flow = Flow::default();
         let (mut up_read, mut up_write) = upstream.split();
-        let Client { read, write, buffer, out, response } = client;
+        let Client { read, write, buffer, out, response, unread } = client;
         let work = async {
             let mut body = Body::new(self.head.framing());
             self.open(&flow, &mut body, buffer, out);
@@ -113,13 +125,14 @@ impl Exchange<'_> {
                 return self.failed(&flow, Cause::Reset);
             }
             let feed = self.feed(&flow, body, read, buffer, &mut up_write);
-            let respond = self.respond(&flow, &mut up_read, answer, write, out, response);
+            let respond = self.respond(&flow, Down { up_read: &mut up_read, answer, write, out, response });
             tokio::select! { biased; end = respond => end, cause = feed => self.failed(&flow, cause) }
         };
         let end = match self.deadline.run(work).await {
             Ok(end) => end,
             Err(_) => self.failed(&flow, Cause::Timeout),
         };
+        *unread &= !flow.sent.get();
         Report {
             end,
             status: flow.status.get(),
@@ -221,23 +234,16 @@ impl Exchange<'_> {
     }
 
     /// Reads the answer and carries it down.
-    async fn respond(
-        &self,
-        flow: &Flow,
-        up_read: &mut ReadHalf<'_>,
-        answer: &mut Buffer,
-        write: &mut WriteHalf<'_>,
-        out: &mut Vec<u8>,
-        response: &mut ResponseHead,
-    ) -> End {
+    async fn respond(&self, flow: &Flow, mut down: Down<'_, '_, '_>) -> End {
         let length = loop {
-            let length = match self.answer_head(flow, up_read, answer, response).await {
+            let length = match self.answer_head(flow, &mut down).await {
                 Ok(length) => length,
                 Err(cause) => return self.failed(flow, cause),
             };
+            let Down { answer, write, out, response, .. } = &mut down;
             match response.status {
                 101 if self.head.upgrade() => {
-                    return self.tunnel_down(flow, length, up_read, answer, write, out, response).await;
+                    return self.tunnel_down(flow, length, down).await;
                 }
                 101 => return self.failed(flow, Cause::BadAnswer),
                 100..=199 => {
@@ -254,22 +260,18 @@ impl Exchange<'_> {
                 _ => break length,
             }
         };
+        let Down { answer, response, .. } = &down;
         flow.status.set(response.status);
         flow.retry_after.set(response.value(Kind::RetryAfter, answer.filled()).is_some());
         flow.load.set(response.value(Kind::LoadReport, answer.filled()).and_then(super::orca::utilisation));
         if self.retry_statuses.contains(&response.status) {
             return self.failed(flow, Cause::Status);
         }
-        self.relay(flow, length, up_read, answer, write, out, response).await
+        self.relay(flow, length, down).await
     }
 
-    async fn answer_head(
-        &self,
-        flow: &Flow,
-        up_read: &mut ReadHalf<'_>,
-        answer: &mut Buffer,
-        response: &mut ResponseHead,
-    ) -> Result<usize, Cause> {
+    async fn answer_head(&self, flow: &Flow, down: &mut Down<'_, '_, '_>) -> Result<usize, Cause> {
+        let Down { up_read, answer, response, .. } = down;
         let to_head = self.head.method() == "HEAD";
         loop {
             if !answer.is_empty() {
@@ -279,7 +281,7 @@ impl Exchange<'_> {
                     Err(_) => return Err(Cause::BadAnswer),
                 }
             }
-            match answer.read_from(up_read).await {
+            match answer.read_from(*up_read).await {
                 Ok(1..) => {}
                 Ok(_) if flow.heard.get() && !answer.is_empty() => return Err(Cause::BadAnswer),
                 Ok(_) | Err(_) => return Err(Cause::Reset),
@@ -291,23 +293,15 @@ impl Exchange<'_> {
     }
 
     /// The final answer: its head, re-framed where the client needs it, and its body.
-    async fn relay(
-        &self,
-        flow: &Flow,
-        length: usize,
-        up_read: &mut ReadHalf<'_>,
-        answer: &mut Buffer,
-        write: &mut WriteHalf<'_>,
-        out: &mut Vec<u8>,
-        response: &ResponseHead,
-    ) -> End {
+    async fn relay(&self, flow: &Flow, length: usize, down: Down<'_, '_, '_>) -> End {
+        let Down { up_read, answer, write, out, response } = down;
         let framing = match response.framing() {
             Framing::Close if !self.head.is_http_10() => Framing::Chunked,
             Framing::Chunked if self.head.is_http_10() => Framing::Close,
             same => same,
         };
         // A request that has not been read whole leaves its rest on the connection.
-        let keep_client = self.keep_alive && flow.sent.get() && framing != Framing::Close;
+        let keep_client = self.keep_alive && !self.draining.get() && flow.sent.get() && framing != Framing::Close;
         let persistence = match (keep_client, self.head.is_http_10()) {
             (true, false) => Persistence::Open,
             (true, true) => Persistence::KeepAlive,
@@ -352,17 +346,8 @@ impl Exchange<'_> {
     }
 
     /// 101: the head goes down, then bytes in both directions until one side has had enough.
-    #[expect(clippy::too_many_arguments, reason = "the halves of two connections and their buffers")]
-    async fn tunnel_down(
-        &self,
-        flow: &Flow,
-        length: usize,
-        up_read: &mut ReadHalf<'_>,
-        answer: &mut Buffer,
-        write: &mut WriteHalf<'_>,
-        out: &mut Vec<u8>,
-        response: &ResponseHead,
-    ) -> End {
+    async fn tunnel_down(&self, flow: &Flow, length: usize, down: Down<'_, '_, '_>) -> End {
+        let Down { up_read, answer, write, out, response } = down;
         out.clear();
         response_head(out, response, answer.filled(), Framing::None, Persistence::Upgrade, &[]);
         flow.status.set(101);

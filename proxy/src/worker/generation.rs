@@ -217,7 +217,8 @@ impl Router {
         context: RouteContext,
     ) -> Option<Decision> {
         let mut instance = self.instance.borrow_mut();
-        let (Some(called), Some(lent)) = (instance.as_mut(), facts.take()) else {
+        // The instance first: without one, the request stays where it is.
+        let Some((called, lent)) = instance.as_mut().and_then(|i| Some((i, facts.take()?))) else {
             self.series.fallback(Fallback::NoInstance);
             return None;
         };

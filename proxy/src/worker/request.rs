@@ -161,7 +161,8 @@ impl Trial<'_> {
                 true => &settings.retry.statuses,
                 false => &[],
             },
-            keep_alive: facts.head.keep_alive() && !self.worker.draining.get(),
+            keep_alive: facts.head.keep_alive(),
+            draining: &self.worker.draining,
         };
         let mut answer = Buffer::from_vec(self.worker.take_buffer());
         let report = exchange.run(client, &mut connection.stream, &mut answer).await;
@@ -333,6 +334,9 @@ async fn refuse(
     reason: Reason,
 ) -> bool {
     let (to_head, close) = closing(worker, facts);
+    if reason == Reason::Body {
+        worker.bad_request(reason);
+    }
     record.status = reason.status();
     client.out.clear();
     respond::refuse(&mut client.out, reason, to_head, close);

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
-use super::{beside, say};
+use super::say;
 use crate::policy::compiler::{componentize, embed_world};
 use crate::policy::inspect;
 
@@ -21,8 +21,8 @@ pub(super) struct BuildArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// For modules whose tools do not say it, such as C's: load-balancer, request-router or policy.
-    #[arg(long, value_name = "WORLD")]
-    embed_world: Option<String>,
+    #[arg(long, visible_alias = "embed-world", value_name = "WORLD")]
+    embed: Option<String>,
 }
 
 pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
@@ -34,7 +34,7 @@ pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn build(args: &BuildArgs) -> anyhow::Result<PathBuf> {
     let module = if args.source.is_dir() { cargo_build(&args.source)? } else { args.source.clone() };
     let mut bytes = std::fs::read(&module).with_context(|| module.display().to_string())?;
-    if let Some(world) = &args.embed_world {
+    if let Some(world) = &args.embed {
         bytes = embed_world(&bytes, world)?;
     }
     let component = componentize(&bytes)?;
@@ -46,8 +46,15 @@ pub(super) fn build(args: &BuildArgs) -> anyhow::Result<PathBuf> {
 }
 
 fn default_output(source: &Path, module: &Path) -> PathBuf {
-    let name = module.file_stem().and_then(|stem| stem.to_str()).unwrap_or("policy").replace('_', "-");
-    if source.is_dir() { beside(source, &name) } else { beside(module.parent().unwrap_or(source), &name) }
+    let name = module.file_stem().and_then(|stem| stem.to_str()).unwrap_or("policy");
+    if source.is_dir() {
+        return source.join(format!("{}.wasm", name.replace('_', "-")));
+    }
+    // `policy.core.wasm` becomes `policy.wasm`; a module without that ending is not overwritten.
+    match name.strip_suffix(".core") {
+        Some(name) => module.with_file_name(format!("{name}.wasm")),
+        None => module.with_file_name(format!("{name}.component.wasm")),
+    }
 }
 
 /// The module of the crate's `cdylib`, as cargo reports it.

@@ -50,7 +50,7 @@ pub(super) fn write(args: &NewArgs) -> anyhow::Result<PathBuf> {
     let source = if args.router { ROUTER } else { BALANCER };
     put(&dir.join("Cargo.toml"), &manifest)?;
     put(&dir.join("src/lib.rs"), source)?;
-    put(&dir.join(".gitignore"), "/target\n*.component.wasm\n")?;
+    put(&dir.join(".gitignore"), "/target\n*.wasm\n")?;
     if args.sdk.is_none() {
         for (path, text) in SDK {
             put(&dir.join(VENDORED).join(path), text)?;

@@ -172,7 +172,8 @@ impl Balancer {
         }
         let position = |id| inner.usable.iter().position(|e| e.id == id);
         let previous = attempt.previous.and_then(position).and_then(|i| u32::try_from(i).ok());
-        let (Some(instance), Some(lent)) = (inner.instance.as_mut(), facts.take()) else {
+        // The instance first: without one, the request stays where it is.
+        let Some((instance, lent)) = inner.instance.as_mut().and_then(|i| Some((i, facts.take()?))) else {
             return Ok(Err(Fallback::NoInstance));
         };
         let context = PickContext {

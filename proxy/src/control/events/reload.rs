@@ -1,0 +1,73 @@
+//! A changed configuration: in force as a whole, or refused as a whole and watched until it is mended.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Events;
+use crate::control::reconcile::Change;
+use crate::control::sources::{self, Broken, Reloaded};
+
+impl Events {
+    pub(super) async fn config_loaded(&mut self, loaded: Result<Box<Reloaded>, Broken>) {
+        let broken = match loaded {
+            Ok(reloaded) => match self.reconfigure(*reloaded).await {
+                Ok(()) => return,
+                Err(broken) => broken,
+            },
+            Err(broken) => broken,
+        };
+        // The same may be reported twice.
+        let again = self.state.faults.config == broken.problems;
+        if !again {
+            tracing::error!(
+                "configuration refused, the one before stays in force:\n{}",
+                broken.problems.join("\n")
+            );
+            self.state.note_refusals(&broken.refused);
+        }
+        self.state.faults.config = broken.problems;
+        self.follow_files(broken.files);
+        self.count_reload(false, if again { "unchanged" } else { "refused" });
+    }
+
+    async fn reconfigure(&mut self, Reloaded { mut config, mut versions }: Reloaded) -> Result<(), Broken> {
+        let waiting = sources::keep_until_restart(&self.state.config, &mut config);
+        for field in waiting.iter().filter(|field| !self.state.faults.restart.contains(field)) {
+            tracing::warn!(field, "a changed setting waits for a restart");
+        }
+        versions.retain(|name, version| !self.is_in_force(name, version));
+        let unchanged = config == *self.state.config && versions.is_empty();
+        let files = sources::files(&self.config_path, &config);
+        let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
+        let version = self.state.apply(change).await.map_err(|error| Broken {
+            problems: vec![error.to_string()],
+            files,
+            refused: error.refused(),
+        })?;
+        if !unchanged {
+            tracing::info!(version, "configuration in force");
+        }
+        self.state.faults.config.clear();
+        self.state.faults.restart = waiting;
+        self.follow_files(BTreeSet::new());
+        self.count_reload(true, if unchanged { "unchanged" } else { "applied" });
+        Ok(())
+    }
+
+    fn count_reload(&self, valid: bool, result: &str) {
+        self.state.metrics.config_valid.set(i64::from(valid));
+        self.state.metrics.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Watches what is in force, and what a refused configuration names: when that changes, it may be accepted.
+    /// Files that are new here may have changed since they were read.
+    fn follow_files(&mut self, refused: BTreeSet<PathBuf>) {
+        let mut files = sources::files(&self.config_path, &self.state.config);
+        let mine = files.clone();
+        files.extend(refused);
+        self.watcher.set_files(files.clone());
+        let before = std::mem::replace(&mut self.files, files);
+        mine.difference(&before).for_each(|file| self.changed(file));
+    }
+}
