@@ -134,7 +134,8 @@ fn package(dir: &Path) -> Result<String, Box<dyn Error>> {
 /// The path of the component made of what this crate has been built to.
 fn componentize(out: &Path, dir: &Path) -> Result<String, Box<dyn Error>> {
     let package = package(dir)?;
-    let module = out.join("policies").join(TARGET).join("policy").join(format!("{}.wasm", package.replace('-', "_")));
+    let module =
+        out.join("policies").join(TARGET).join("policy").join(format!("{}.wasm", package.replace('-', "_")));
     let bytes = fs::read(&module).map_err(|e| format!("{}: {e}", module.display()))?;
     let component = ComponentEncoder::default().validate(true).module(&bytes)?.encode();
     let path = out.join(format!("{package}.component.wasm"));

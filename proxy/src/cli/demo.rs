@@ -128,7 +128,9 @@ struct Stage {
     word: Word,
     /// Index into `PHASES`.
     phase: usize,
-    /// The sidecar's counters when the phase began.
+    /// The sidecar's counters before the first request.
+    start: Readings,
+    /// And when the phase began.
     before: Readings,
     /// Of the phases that are over, what they came to; of the last one, as it is now.
     rows: Vec<Row>,
@@ -183,8 +185,19 @@ impl Stage {
         let sidecar = Sidecar::start(&backends, args.workers.into(), PHASES[0].policy).await?;
         let word = sidecar.word(&backends).await?;
         let load = Load::start(sidecar.outbound, args.rate).context("cannot start the load")?;
-        let (tally, before) = (Tally::default(), word.readings);
-        Ok(Self { args, backends, sidecar, load, tally, word, phase: 0, before, rows: Vec::new() })
+        let (tally, start) = (Tally::default(), word.readings);
+        Ok(Self {
+            args,
+            backends,
+            sidecar,
+            load,
+            tally,
+            word,
+            phase: 0,
+            start,
+            before: start,
+            rows: Vec::new(),
+        })
     }
 
     /// Swaps the policy if the phase has another one, then changes the backends. The phase begins when both are done.
@@ -220,7 +233,7 @@ impl Stage {
                 },
                 _ = frames.tick() => {
                     frame += 1;
-                    if frame % 2 == 0 {
+                    if frame.is_multiple_of(2) {
                         self.word = self.sidecar.word(&self.backends).await?;
                     }
                     screen.draw(self);
@@ -310,7 +323,10 @@ mod tests {
     fn the_script_names_policies_that_are_there_and_fits_the_table() {
         for phase in &PHASES {
             assert!(phase.policy == "traps" || crate::policy::builtin::bytes(phase.policy).is_some());
-            assert!(phase.policy.len() <= 11 && phase.happens.len() <= 20 && phase.why.len() <= 78, "{phase:?}");
+            assert!(
+                phase.policy.len() <= 11 && phase.happens.len() <= 20 && phase.why.len() <= 78,
+                "{phase:?}"
+            );
         }
         let compared = [ROUND_ROBIN_SLOW, PEAK_EWMA_SLOW].map(|index| &PHASES[index]);
         assert!(compared.iter().all(|phase| phase.conditions.contains(&SLOW)));

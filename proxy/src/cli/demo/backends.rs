@@ -135,7 +135,8 @@ async fn accept(listener: TcpListener, backend: Arc<Backend>) -> io::Result<()> 
         let backend = Arc::clone(&backend);
         tokio::spawn(async move {
             let _place = place;
-            let service = service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(backend.answer().await) });
+            let service =
+                service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(backend.answer().await) });
             // The sidecar closes connections as it likes.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });

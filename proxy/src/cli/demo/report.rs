@@ -20,16 +20,15 @@ pub(super) struct Row {
 pub(super) fn print(stage: &Stage, stopped: bool) {
     let paint = Paint::wanted();
     let [alpha, beta, gamma] = NAMES;
-    println!();
     let head = format!(
-        " {:<12}{:<20}{:>6}{:>7}{:>6}{:>7}{:>8}{:>8}",
+        " {:<12}{:<20}{:>6}{:>7}{:>7}{:>8}{:>8}{:>8}",
         "policy", "what happened", alpha, beta, gamma, "failed", "p50 ms", "p99 ms"
     );
     println!("{}", paint.bold(&head));
     for (phase, row) in PHASES.iter().zip(&stage.rows) {
         let [alpha, beta, gamma] = row.summary.backends.map(|figures| figures.share * 100.0);
         println!(
-            " {:<12}{:<20}{alpha:>5.0}%{beta:>6.0}%{gamma:>5.0}%{:>7}{}{}",
+            " {:<12}{:<20}{alpha:>5.0}%{beta:>6.0}%{gamma:>6.0}%{:>8}{}{}",
             phase.policy,
             phase.happens,
             row.summary.failed,
@@ -48,29 +47,33 @@ fn lessons(rows: &[Row]) -> Vec<String> {
     let p99 = |index: usize| rows.get(index).and_then(|row| row.summary.all.p99);
     let mut lessons = Vec::new();
     if let (Some(before), Some(after)) = (p99(ROUND_ROBIN_SLOW), p99(PEAK_EWMA_SLOW)) {
+        let (slow, fast) = (ms(Some(before)), ms(Some(after)));
         lessons.push(format!(
-            "A slow backend: p99 {} ms with round-robin, {} ms with peak-ewma ({}).",
-            ms(Some(before)).trim_start(),
-            ms(Some(after)).trim_start(),
+            "Slow backend    p99 {} ms with round-robin, {} with peak-ewma: {}",
+            slow.trim_start(),
+            fast.trim_start(),
             compared(before, after),
         ));
     }
     if let Some(Row { readings, summary }) = rows.get(TRAPS) {
         lessons.push(format!(
-            "A policy that trapped {} times: the sidecar's own balancer took {} decisions, and\n {} requests failed.",
+            "Broken policy   {} traps, {} picks by the sidecar itself, {} requests failed",
             readings.failures, readings.fallbacks, summary.failed
         ));
     }
     if let Some(Row { readings, summary }) = rows.get(FAILING) {
         lessons.push(format!(
-            "A failing backend: {} attempts sent elsewhere, ejected {} times; {} requests failed.",
+            "Broken backend  {} attempts sent elsewhere, {} ejections, {} requests failed",
             readings.retries, readings.ejections, summary.failed
         ));
     }
     let timed: f64 = rows.iter().map(|row| row.readings.timed_picks).sum();
     let seconds: f64 = rows.iter().map(|row| row.readings.timed_seconds).sum();
     if timed > 0.0 {
-        lessons.push(format!("A decision in Wasm took {} on average.", ns(Some(seconds / timed * 1e9))));
+        lessons.push(format!(
+            "Cost            {} for a decision in Wasm, on average",
+            ns(Some(seconds / timed * 1e9))
+        ));
     }
     lessons
 }
@@ -78,22 +81,25 @@ fn lessons(rows: &[Row]) -> Vec<String> {
 fn compared(before: Duration, after: Duration) -> String {
     let (before, after) = (before.as_secs_f64(), after.as_secs_f64());
     if after <= before {
-        format!("{:.1} times lower", before / after)
+        format!("{:.1} x lower", before / after)
     } else {
-        format!("{:.1} times higher", after / before)
+        format!("{:.1} x higher", after / before)
     }
 }
 
 fn print_verdict(stage: &Stage, stopped: bool, paint: Paint) {
-    let swaps = PHASES.windows(2).take(stage.rows.len().saturating_sub(1));
-    let swaps = swaps.filter(|pair| pair[0].policy != pair[1].policy).count();
+    let swaps = (stage.word.readings - stage.start).swaps;
     let (sent, failed, lost) = (stage.load.sent(), stage.tally.failed, stage.lost());
     let text = format!("{sent} requests, {swaps} policy swaps under load: {failed} failed, {lost} lost.");
     let clean = failed == 0 && lost == 0;
-    println!("\n {}{}", if stopped { "Stopped early. " } else { "" }, match clean {
-        true => paint.green(&text),
-        false => paint.red(&text),
-    });
+    println!(
+        "\n {}{}",
+        if stopped { "Stopped early. " } else { "" },
+        match clean {
+            true => paint.green(&text),
+            false => paint.red(&text),
+        }
+    );
     if let Some(why) = &stage.tally.first_failure {
         println!(" The first failure: {why}");
     }
@@ -133,8 +139,8 @@ mod tests {
     #[test]
     fn says_which_way_it_went() {
         let (slow, fast) = (Duration::from_millis(90), Duration::from_millis(12));
-        assert_eq!(compared(slow, fast), "7.5 times lower");
-        assert_eq!(compared(fast, slow), "7.5 times higher");
+        assert_eq!(compared(slow, fast), "7.5 x lower");
+        assert_eq!(compared(fast, slow), "7.5 x higher");
     }
 
     #[test]

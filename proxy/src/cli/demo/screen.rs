@@ -35,15 +35,15 @@ impl Screen {
 
     pub(super) fn opening(&self, args: &DemoArgs) {
         println!(
-            "outrigger demo: three backends, one sidecar and {} requests/s on this machine, for {} s.",
+            " outrigger demo: three backends, a sidecar and {} requests a second, for {} s",
             args.rate, args.seconds
         );
     }
 
     pub(super) fn begin(&mut self, stage: &Stage, took: Duration) {
         let names: Vec<String> =
-            stage.backends.iter().map(|b| format!("{} (~{} ms)", b.name, b.usual_ms())).collect();
-        println!("Backends: {}. All was ready after {} ms.\n", names.join(", "), took.as_millis());
+            stage.backends.iter().map(|b| format!("{} ({} ms)", b.name, b.usual_ms())).collect();
+        println!(" {}: all ready after {} ms\n", names.join(", "), took.as_millis());
         if let Self::Table { .. } = self {
             // The cursor is hidden: it would flicker.
             print!("\x1b[?25l");
@@ -85,8 +85,11 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        if let Self::Table { .. } = self {
-            show("\x1b[?25h");
+        match self {
+            // The report takes the table's place.
+            Self::Table { drawn: lines @ 1.., .. } => show(&format!("\x1b[{lines}A\r\x1b[J\x1b[?25h")),
+            Self::Table { .. } => show("\x1b[?25h"),
+            Self::Lines { .. } => show("\n"),
         }
     }
 }
@@ -149,13 +152,13 @@ fn table(stage: &Stage, paint: Paint) -> Vec<String> {
     }
     let (p50, p99) = (report::ms(recent.all.p50), report::ms(recent.all.p99));
     let all = paint.bold(&format!(" {:<14}{:<30}{p50:>8}{p99:>9}", "the client", "sees all of them as"));
-    lines.push(format!("{all}{:>6}  {}", recent.failed, failures(stage.tally.failed, paint)));
+    lines.push(format!("{all}{:>8}{}", "", failures(stage.tally.failed, paint)));
     lines.push(String::new());
-    let (now, since) = (stage.word.readings, stage.word.readings - stage.before);
+    let (now, since) = (stage.word.readings - stage.start, stage.word.readings - stage.before);
     lines.push(format!(
         " a pick {}   swaps {}   traps {}   fallbacks {}   retries {}   ejections {}",
         paint.bold(&report::ns(since.pick_ns())),
-        stage.rows.len().min(now.swaps as usize),
+        now.swaps,
         now.failures,
         now.fallbacks,
         now.retries,
@@ -167,7 +170,8 @@ fn table(stage: &Stage, paint: Paint) -> Vec<String> {
 /// The phases: what those behind us came to, and how far we are.
 fn script(stage: &Stage, paint: Paint) -> Vec<String> {
     let elapsed = stage.load.began.elapsed().as_secs().min(stage.args.seconds.into());
-    let title = format!(" {:<13}{:<23}{:>9}{:>9}{:>9}", " policy", "what happens", "p50 ms", "p99 ms", "failed");
+    let title =
+        format!(" {:<13}{:<23}{:>9}{:>9}{:>9}", " policy", "what happens", "p50 ms", "p99 ms", "failed");
     let clock = format!("{elapsed} of {} s", stage.args.seconds);
     let mut lines = vec![format!("{}{clock:>15}", paint.dim(&title))];
     for (index, phase) in PHASES.iter().enumerate() {
@@ -175,7 +179,8 @@ fn script(stage: &Stage, paint: Paint) -> Vec<String> {
         lines.push(match stage.rows.get(index) {
             Some(row) => {
                 let all = &row.summary.all;
-                let numbers = format!("{}{}{:>9}", report::ms(all.p50), report::ms(all.p99), row.summary.failed);
+                let numbers =
+                    format!("{}{}{:>9}", report::ms(all.p50), report::ms(all.p99), row.summary.failed);
                 format!(" {} {name}{numbers}", paint.green("✓"))
             }
             None if index == stage.phase => format!(" {}", paint.bold(&format!("▶ {name}"))),

@@ -54,7 +54,11 @@ pub(super) struct Word {
 pub(super) struct Directory(PathBuf);
 
 impl Sidecar {
-    pub(super) async fn start(backends: &[Arc<Backend>], workers: usize, first: &str) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        backends: &[Arc<Backend>],
+        workers: usize,
+        first: &str,
+    ) -> anyhow::Result<Self> {
         let directory = Directory::create()?;
         directory.write("outrigger.yaml", configuration(workers, first).as_bytes())?;
         directory.write("services.yaml", services(backends).as_bytes())?;
@@ -172,7 +176,7 @@ services:
     ejection:
       consecutive_failures: 3
       time: 500ms
-      time_max: 2s
+      time_max: 1s
 "
     )
 }
