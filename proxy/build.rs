@@ -1,7 +1,8 @@
 //! Builds the first-party policies for the Wasm target and puts them inside the program.
 //!
-//! A nested cargo builds every crate in `policies/`; wit-component turns each module into a component; the program
-//! includes them by a generated table. Its own target directory keeps the nested cargo from waiting for ours.
+//! A nested cargo builds every crate in `policies/`, and one for the demo; wit-component turns each module into a
+//! component; the program includes them by generated tables. Its own target directory keeps the nested cargo from
+//! waiting for ours.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -23,21 +24,22 @@ fn main() -> ExitCode {
 fn build() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    for input in ["policies", "sdk/src", "sdk/wit", "sdk/Cargo.toml", "Cargo.toml", "Cargo.lock"] {
+    for input in ["policies", DEMO, "sdk/src", "sdk/wit", "sdk/Cargo.toml", "Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
     println!("cargo::rerun-if-changed=build.rs");
     let policies = policies(&root.join("policies"))?;
-    if !policies.is_empty() {
-        ensure_target()?;
-        build_modules(&root, &out, &policies)?;
-    }
-    let mut table = String::new();
-    for policy in &policies {
-        let component = componentize(&out, policy)?;
-        table += &format!("    (\"{policy}\", include_bytes!({:?})),\n", component.display().to_string());
-    }
+    let crates: Vec<PathBuf> =
+        policies.iter().map(|policy| root.join("policies").join(policy)).chain([root.join(DEMO)]).collect();
+    ensure_target()?;
+    build_modules(&root, &out, &crates)?;
+    let components = crates.iter().map(|dir| componentize(&out, dir)).collect::<Result<Vec<String>, _>>()?;
+    let entry = |(name, path): (&String, &String)| format!("    ({name:?}, include_bytes!({path:?})),\n");
+    // The last component has no name of its own among the policies: only the demo uses it.
+    let table: String = policies.iter().zip(&components).map(entry).collect();
     fs::write(out.join("builtin.rs"), format!("const BUILTIN: &[(&str, &[u8])] = &[\n{table}];\n"))?;
+    let demo = components.last().ok_or("no component")?;
+    fs::write(out.join("demo.rs"), format!("const TRAPS: &[u8] = include_bytes!({demo:?});\n"))?;
     embed_sdk(&root, &out)
 }
 
@@ -103,12 +105,12 @@ fn policies(dir: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     Ok(names)
 }
 
-fn build_modules(root: &Path, out: &Path, policies: &[String]) -> Result<(), Box<dyn Error>> {
+fn build_modules(root: &Path, out: &Path, crates: &[PathBuf]) -> Result<(), Box<dyn Error>> {
     let mut cargo = Command::new(env::var("CARGO")?);
     cargo.current_dir(root).args(["build", "--profile", "policy", "--target", TARGET, "--lib"]);
     cargo.arg("--target-dir").arg(out.join("policies"));
-    for policy in policies {
-        cargo.args(["-p", &package(root, policy)?]);
+    for dir in crates {
+        cargo.args(["-p", &package(dir)?]);
     }
     if root.join("Cargo.lock").is_file() {
         cargo.arg("--locked");
@@ -122,22 +124,23 @@ fn build_modules(root: &Path, out: &Path, policies: &[String]) -> Result<(), Box
 }
 
 /// The package's name as its manifest has it.
-fn package(root: &Path, policy: &str) -> Result<String, Box<dyn Error>> {
-    let manifest = root.join("policies").join(policy).join("Cargo.toml");
+fn package(dir: &Path) -> Result<String, Box<dyn Error>> {
+    let manifest = dir.join("Cargo.toml");
     let text = fs::read_to_string(&manifest)?;
     let name = text.lines().find_map(|line| line.trim().strip_prefix("name = \"")?.strip_suffix('"'));
     name.map(str::to_owned).ok_or_else(|| format!("{} names no package", manifest.display()).into())
 }
 
-fn componentize(out: &Path, policy: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
-    let file = format!("{}.wasm", package(&root, policy)?.replace('-', "_"));
-    let module = out.join("policies").join(TARGET).join("policy").join(file);
+/// The path of the component made of what this crate has been built to.
+fn componentize(out: &Path, dir: &Path) -> Result<String, Box<dyn Error>> {
+    let package = package(dir)?;
+    let module =
+        out.join("policies").join(TARGET).join("policy").join(format!("{}.wasm", package.replace('-', "_")));
     let bytes = fs::read(&module).map_err(|e| format!("{}: {e}", module.display()))?;
     let component = ComponentEncoder::default().validate(true).module(&bytes)?.encode();
-    let path = out.join(format!("{policy}.component.wasm"));
-    fs::write(&path, component.map_err(|e| format!("{policy}: {e:#}"))?)?;
-    Ok(path)
+    let path = out.join(format!("{package}.component.wasm"));
+    fs::write(&path, component.map_err(|e| format!("{package}: {e:#}"))?)?;
+    Ok(path.display().to_string())
 }
 
 /// Looks for the target's standard library, and installs it where rustup can.
@@ -164,6 +167,8 @@ fn ensure_target() -> Result<(), Box<dyn Error>> {
     Err(format!("the Rust target {TARGET} is missing. Run: rustup target add {TARGET}").into())
 }
 
+/// A policy with a bug, for `outrigger demo` alone.
+const DEMO: &str = "examples/policy-traps";
 const TARGET: &str = "wasm32-unknown-unknown";
 const HOST_ONLY: [&str; 10] = [
     "RUSTFLAGS",

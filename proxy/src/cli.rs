@@ -1,5 +1,6 @@
 //! The verbs of the program, one file each.
 
 pub mod check;
+pub mod demo;
 pub mod policy;
 pub mod run;

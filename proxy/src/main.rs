@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, policy, run};
+use outrigger::cli::{check, demo, policy, run};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -22,6 +22,8 @@ struct Arguments {
 enum Verb {
     /// Run the sidecar.
     Run(run::RunArgs),
+    /// Watch policies at work: three backends, a sidecar and a load on this machine, for 24 seconds.
+    Demo(demo::DemoArgs),
     /// Check a configuration and the services file it names; print every error with its place.
     Check(check::CheckArgs),
     /// Write, build, check and measure policies.
@@ -34,6 +36,7 @@ enum Verb {
 fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(args) => run::run(args),
+        Verb::Demo(args) => demo::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Policy(command) => policy::run(&command),
         Verb::CompileComponent => compiler::child_main(),
