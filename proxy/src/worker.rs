@@ -127,14 +127,18 @@ pub fn run(start: Start) -> io::Result<()> {
 
 impl Worker {
     async fn serve(self: &Rc<Self>, listeners: Vec<tokio::net::TcpListener>, mut commands: mpsc::Receiver<Command>) {
-        let accepting: Vec<_> = listeners
-            .into_iter()
-            .map(|listener| tokio::task::spawn_local(accept::run(Rc::clone(self), listener)))
-            .collect();
+        // Until the first snapshot is in force, connections wait in the kernel: nobody is told that a service does
+        // not exist because we have not read of it yet.
+        let mut waiting = Some(listeners);
+        let mut accepting = Vec::new();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;
         while !self.draining.get() {
+            if self.generation.borrow().snapshot.version > 0 {
+                let accept = |listener| tokio::task::spawn_local(accept::run(Rc::clone(self), listener));
+                accepting.extend(waiting.take().into_iter().flatten().map(accept));
+            }
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),

@@ -23,6 +23,18 @@ pub fn load_pair(a: u32, b: u32) -> (Load, Load) {
     crate::testing::world::with(|world| (world.load(a), world.load(b)))
 }
 
+/// Requests in flight to two endpoints: a third cheaper than `load_pair`.
+#[must_use]
+pub fn in_flight_pair(a: u32, b: u32) -> (u32, u32) {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let both = crate::bindings::stats::in_flight_pair(a, b);
+        (both as u32, (both >> 32) as u32)
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    crate::testing::world::with(|world| (world.load(a).in_flight, world.load(b).in_flight))
+}
+
 /// Requests in flight to every endpoint, in the order of the last update. Costs one allocation.
 #[must_use]
 pub fn in_flight() -> Vec<u32> {

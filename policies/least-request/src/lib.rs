@@ -87,8 +87,8 @@ impl LeastRequest {
         if ctx.previous == Some(b) {
             return Choice::Endpoint(a);
         }
-        let (load_a, load_b) = stats::load_pair(a, b);
-        let best = self.candidate(a, load_a.in_flight).or(self.candidate(b, load_b.in_flight));
+        let (load_a, load_b) = stats::in_flight_pair(a, b);
+        let best = self.candidate(a, load_a).or(self.candidate(b, load_b));
         Choice::Endpoint(best.index)
     }
 

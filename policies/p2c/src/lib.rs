@@ -34,7 +34,7 @@ impl Balancer for TwoChoices {
         if ctx.previous == Some(b) {
             return Choice::Endpoint(a);
         }
-        let (load_a, load_b) = stats::load_pair(a, b);
+        let (load_a, load_b) = stats::in_flight_pair(a, b);
         Choice::Endpoint(if self.is_better(b, load_b, a, load_a) { b } else { a })
     }
 }
@@ -42,11 +42,11 @@ impl Balancer for TwoChoices {
 impl TwoChoices {
     /// Whether `b` would have fewer requests for its weight after this one. Two idle endpoints are equal: the draw has
     /// been by weight already, and the heavier would win every time.
-    fn is_better(&self, b: u32, load_b: Load, a: u32, load_a: Load) -> bool {
-        if load_a.in_flight == 0 && load_b.in_flight == 0 {
+    fn is_better(&self, b: u32, load_b: u32, a: u32, load_a: u32) -> bool {
+        if load_a == 0 && load_b == 0 {
             return false;
         }
-        let cost = |load: Load, other: u32| (u64::from(load.in_flight) + 1) * self.weight(other);
+        let cost = |load: u32, other: u32| (u64::from(load) + 1) * self.weight(other);
         cost(load_b, a) < cost(load_a, b)
     }
 

@@ -94,7 +94,7 @@ impl Balancer for PeakEwma {
         if ctx.previous == Some(b) {
             return Choice::Endpoint(a);
         }
-        let (load_a, load_b) = stats::load_pair(a, b);
+        let (load_a, load_b) = stats::in_flight_pair(a, b);
         let b_is_better = self.cost(b, load_b, ctx.now) < self.cost(a, load_a, ctx.now);
         Choice::Endpoint(if b_is_better { b } else { a })
     }
@@ -151,11 +151,11 @@ impl Balancer for PeakEwma {
 
 impl PeakEwma {
     /// Idle endpoints are compared by latency alone: the draw has been by weight already.
-    fn cost(&self, endpoint: u32, load: Load, now: Nanoseconds) -> f64 {
+    fn cost(&self, endpoint: u32, in_flight: u32, now: Nanoseconds) -> f64 {
         let Some(server) = self.servers.get(endpoint as usize) else { return f64::MAX };
         let latency =
             server.latency.map_or(0.0, |average| average.ns * fading(average.at, now, self.decay_ns));
-        latency.max(UNKNOWN_NS) * (1.0 + f64::from(load.in_flight) * server.strain)
+        latency.max(UNKNOWN_NS) * (1.0 + f64::from(in_flight) * server.strain)
     }
 
     /// New endpoints are neither avoided nor flooded: they begin with the mean of the others.

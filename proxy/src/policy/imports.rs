@@ -68,6 +68,11 @@ impl stats::Host for HostState {
         Ok((load(&self.endpoint(a)?.state), load(&self.endpoint(b)?.state)))
     }
 
+    fn in_flight_pair(&mut self, a: u32, b: u32) -> wasmtime::Result<u64> {
+        let of = |endpoint: &Endpoint| u64::from(endpoint.state.in_flight.load(Relaxed));
+        Ok(of(self.endpoint(a)?) | of(self.endpoint(b)?) << 32)
+    }
+
     fn in_flight(&mut self) -> wasmtime::Result<Vec<u32>> {
         Ok(self.endpoints.iter().map(|e| e.state.in_flight.load(Relaxed)).collect())
     }
