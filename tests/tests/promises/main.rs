@@ -9,6 +9,8 @@
 
 mod admin;
 mod authors;
+mod cache;
+mod capacity;
 mod config_errors;
 mod endpoints_die;
 mod hostile_policies;
@@ -21,3 +23,4 @@ mod smuggling;
 mod swap;
 mod tidy;
 mod timeouts;
+mod upstreams;
