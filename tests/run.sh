@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Command, and the Debian package that has it.
-needed=(curl:curl promtool:prometheus clang:clang wasm-ld:lld)
+needed=(curl:curl promtool:prometheus clang:clang wasm-ld:lld gcc:gcc python3:python3
+    nginx:nginx-light wrk:wrk h2load:nghttp2-client haproxy:haproxy)
 
 missing=()
 for pair in "${needed[@]}"; do
@@ -34,3 +35,9 @@ fi
 
 cargo build --release --locked -p outrigger
 cargo test --release --locked --workspace "$@"
+
+# What a reader tries first: the numbered examples, each a script that fails if it does not do what it says.
+examples/run-all.sh
+# Benchmarks are run by hand; here, one short round proves that they work.
+tests/bench/peers.py --smoke
+tests/bench/micro.py --smoke

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -67,8 +68,13 @@ pub enum AppError {
 
 /// Starts everything on this runtime and the threads it needs. `compiler` is the program that compiles components in a
 /// process of its own; without it they are compiled in this one.
-pub async fn start(config_path: PathBuf, config: Config, compiler: Option<PathBuf>) -> Result<Running, AppError> {
+pub async fn start(
+    config_path: PathBuf,
+    config: Config,
+    compiler: Option<PathBuf>,
+) -> Result<Running, AppError> {
     let metrics = Metrics::new()?;
+    allow_files(&config);
     let engine = match compiler {
         Some(program) => Engine::with_compiler_child(&config.policy_host, program)?,
         None => Engine::new(&config.policy_host)?,
@@ -80,7 +86,9 @@ pub async fn start(config_path: PathBuf, config: Config, compiler: Option<PathBu
         .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
     let outbound = addresses(&listeners);
     let access = match config.log.access {
-        true => Some(AccessLog::start(io::stdout(), metrics.access_log_dropped.clone()).map_err(AppError::Thread)?),
+        true => Some(
+            AccessLog::start(io::stdout(), metrics.access_log_dropped.clone()).map_err(AppError::Thread)?,
+        ),
         false => None,
     };
 
@@ -127,9 +135,10 @@ impl Running {
     /// Returns when a worker has ended without being told to, which nobody should survive.
     pub async fn failed(&mut self) -> AppError {
         match self.ended.recv().await {
-            Some((index, ended)) => {
-                AppError::WorkerDied { index, reason: ended.err().unwrap_or_else(|| "without a reason".into()) }
-            }
+            Some((index, ended)) => AppError::WorkerDied {
+                index,
+                reason: ended.err().unwrap_or_else(|| "without a reason".into()),
+            },
             // All senders gone without a word cannot happen while workers run.
             None => AppError::WorkerDied { index: 0, reason: "without a word".into() },
         }
@@ -168,6 +177,20 @@ fn spawn(start: worker::Start, ended: mpsc::Sender<Ended>) -> Result<(), AppErro
     Ok(())
 }
 
+/// Connections are files, and the usual soft limit of 1,024 is meant for programs that use `select`.
+fn allow_files(config: &Config) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    // A client's connection, and one to an endpoint.
+    let wanted = (config.limits.connections_max * config.workers * 2) as u64;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < wanted) {
+        tracing::warn!(allowed, wanted, "limits.connections_max needs more open files; raise `ulimit -Hn`");
+    }
+}
+
 /// Listeners by worker, each with one per address.
 fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<TcpListener>>, AppError> {
     let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
@@ -203,7 +226,10 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 }
 
 fn addresses(listeners: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
-    listeners.first().map(|first| first.iter().filter_map(|l| l.local_addr().ok()).collect()).unwrap_or_default()
+    listeners
+        .first()
+        .map(|first| first.iter().filter_map(|l| l.local_addr().ok()).collect())
+        .unwrap_or_default()
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -126,7 +126,11 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 impl Worker {
-    async fn serve(self: &Rc<Self>, listeners: Vec<tokio::net::TcpListener>, mut commands: mpsc::Receiver<Command>) {
+    async fn serve(
+        self: &Rc<Self>,
+        listeners: Vec<tokio::net::TcpListener>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
         // Until the first snapshot is in force, connections wait in the kernel: nobody is told that a service does
         // not exist because we have not read of it yet.
         let mut waiting = Some(listeners);
@@ -227,7 +231,8 @@ impl Worker {
 
     fn upstream(&self, endpoint: &Endpoint) -> Rc<Upstream> {
         let mut upstreams = self.upstreams.borrow_mut();
-        let upstream = upstreams.entry(endpoint.address).or_insert_with(|| Rc::new(Upstream::new(endpoint.address)));
+        let upstream =
+            upstreams.entry(endpoint.address).or_insert_with(|| Rc::new(Upstream::new(endpoint.address)));
         Rc::clone(upstream)
     }
 

@@ -9,7 +9,7 @@ Usage: micro.py [--seconds 5] [--smoke]
 """
 import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, time, urllib.request
 
-import peers
+import peers  # beside this file
 
 BALANCERS = ["round-robin", "weighted", "random", "least-request", "p2c", "peak-ewma", "maglev", "rendezvous"]
 HEADER_MATCH = {"rules": [{"headers": [{"name": "x-team", "exact": "a"}], "backend": "canary"}]}

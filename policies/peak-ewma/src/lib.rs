@@ -153,6 +153,10 @@ impl PeakEwma {
     /// Idle endpoints are compared by latency alone: the draw has been by weight already.
     fn cost(&self, endpoint: u32, in_flight: u32, now: Nanoseconds) -> f64 {
         let Some(server) = self.servers.get(endpoint as usize) else { return f64::MAX };
+        if server.latency.is_none() && in_flight > 0 {
+            // One request finds out how slow it is; the others do not wait for it.
+            return self.penalty_ns * (1.0 + f64::from(in_flight) * server.strain);
+        }
         let latency =
             server.latency.map_or(0.0, |average| average.ns * fading(average.at, now, self.decay_ns));
         latency.max(UNKNOWN_NS) * (1.0 + f64::from(in_flight) * server.strain)

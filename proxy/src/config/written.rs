@@ -223,7 +223,8 @@ pub(crate) struct Timeouts {
     pub(crate) connect: Option<Span>,
     /// From a request's head to its response's head, all attempts together. Default: 30s.
     pub(crate) request: Option<Span>,
-    /// A connection without a request is closed after this. Default: 300s.
+    /// A connection without a request is closed after this; so is one on which an answer or a tunnel has stopped
+    /// moving. Default: 300s.
     pub(crate) idle: Option<Span>,
 }
 

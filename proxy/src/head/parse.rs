@@ -237,10 +237,13 @@ pub fn valid_authority(text: &str) -> bool {
     let host_ok = if bytes[0] == b'[' {
         host.parse::<std::net::Ipv6Addr>().is_ok()
     } else {
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'))
+        !host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'))
     };
     let port_ok = port.is_empty()
-        || port.strip_prefix(':').is_some_and(|p| p.is_empty() || (p.len() <= 5 && p.parse::<u16>().is_ok() && p.as_bytes()[0] != b'+'));
+        || port.strip_prefix(':').is_some_and(|p| {
+            p.is_empty() || (p.len() <= 5 && p.parse::<u16>().is_ok() && p.as_bytes()[0] != b'+')
+        });
     host_ok && port_ok
 }
 
@@ -326,10 +329,17 @@ mod tests {
     #[test]
     fn smuggling_shapes_are_refused() {
         let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
-        assert_eq!(refused(&post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n")), BadHead::TwoLengths);
+        assert_eq!(
+            refused(&post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n")),
+            BadHead::TwoLengths
+        );
         assert_eq!(refused(&post("Content-Length: 3\r\nContent-Length: 3\r\n")), BadHead::ContentLength);
         for bad in ["+3", "3, 3", "0x3", "-1", "", "3 3", "9999999999999999999"] {
-            assert_eq!(refused(&post(&format!("Content-Length: {bad}\r\n"))), BadHead::ContentLength, "{bad}");
+            assert_eq!(
+                refused(&post(&format!("Content-Length: {bad}\r\n"))),
+                BadHead::ContentLength,
+                "{bad}"
+            );
         }
         for bad in ["chunked, chunked", "xchunked", "chunked, gzip", "chunked\t;", "\x0bchunked"] {
             assert!(parse(&post(&format!("Transfer-Encoding: {bad}\r\n"))).is_err(), "{bad}");
@@ -344,7 +354,10 @@ mod tests {
         assert_eq!(refused(&post("Host: b\r\n")), BadHead::Host);
         assert_eq!(refused("GET / HTTP/1.1\r\n\r\n"), BadHead::Host);
         assert_eq!(refused("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"), BadHead::Host);
-        assert_eq!(refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), BadHead::TransferEncoding);
+        assert_eq!(
+            refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            BadHead::TransferEncoding
+        );
         assert_eq!(refused("GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n"), BadHead::Target);
         assert_eq!(refused("GET x HTTP/1.1\r\nHost: a\r\n\r\n"), BadHead::Target);
         assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), BadHead::Version);
@@ -363,11 +376,16 @@ mod tests {
 
     #[test]
     fn connection_options() {
-        let h = parse("GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Secret, close\r\nX-Secret: 1\r\n\r\n").unwrap();
+        let h =
+            parse("GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Secret, close\r\nX-Secret: 1\r\n\r\n").unwrap();
         assert!(h.nominated(b"x-secret") && !h.keep_alive());
         assert!(parse("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap().keep_alive());
         assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive());
-        assert!(parse("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap().upgrade());
+        assert!(
+            parse("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                .unwrap()
+                .upgrade()
+        );
     }
 
     /// Whatever the bytes, parsing ends with a verdict: a cheap stand-in for the fuzz target in `tests/fuzz`.

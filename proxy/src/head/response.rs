@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
+use super::Field;
 use super::field::{self, Kind};
 use super::parse::{BadHead, Framing, HeadLimits, Progress, content_length, no_bare_lf, transfer_encoding};
-use super::Field;
 
 /// Fields httparse gets room for.
 const FIELDS_ROOM: usize = 256;
@@ -35,7 +35,9 @@ impl ResponseHead {
         ) {
             Ok(httparse::Status::Complete(length)) if length <= limits.bytes_max => length,
             Ok(httparse::Status::Complete(_)) => return Err(BadHead::TooLarge),
-            Ok(httparse::Status::Partial) if buffer.len() >= limits.bytes_max => return Err(BadHead::TooLarge),
+            Ok(httparse::Status::Partial) if buffer.len() >= limits.bytes_max => {
+                return Err(BadHead::TooLarge);
+            }
             Ok(httparse::Status::Partial) => return Ok(Progress::Partial),
             Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooManyFields),
             Err(httparse::Error::Version) => return Err(BadHead::Version),

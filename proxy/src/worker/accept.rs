@@ -48,7 +48,8 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
             Ok((stream, address)) => {
                 let seat = Seat::take(&worker);
                 let (index, busy) = (seat.index, Rc::clone(&seat.busy));
-                let task = tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, address, seat));
+                let task =
+                    tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, address, seat));
                 if let Some(occupant) = worker.connections.seats.borrow_mut()[index].as_mut()
                     && Rc::ptr_eq(&occupant.busy, &busy)
                 {
@@ -120,7 +121,9 @@ impl Drop for Seat {
         let connections = &self.worker.connections;
         connections.open.set(connections.open.get() - 1);
         // The seats may be borrowed by whoever ends us; a seat left taken is found out of use by its count.
-        if let (Ok(mut seats), Ok(mut free)) = (connections.seats.try_borrow_mut(), connections.free.try_borrow_mut()) {
+        if let (Ok(mut seats), Ok(mut free)) =
+            (connections.seats.try_borrow_mut(), connections.free.try_borrow_mut())
+        {
             seats[self.index] = None;
             free.push(self.index);
         }

@@ -301,7 +301,8 @@ impl Exchange<'_> {
             same => same,
         };
         // A request that has not been read whole leaves its rest on the connection.
-        let keep_client = self.keep_alive && !self.draining.get() && flow.sent.get() && framing != Framing::Close;
+        let keep_client =
+            self.keep_alive && !self.draining.get() && flow.sent.get() && framing != Framing::Close;
         let persistence = match (keep_client, self.head.is_http_10()) {
             (true, false) => Persistence::Open,
             (true, true) => Persistence::KeepAlive,

@@ -65,12 +65,19 @@ impl Generation {
     }
 
     /// The next generation: `instances` where given, what `self` has where the policy is the same.
-    pub(super) fn next(&self, worker: &Worker, snapshot: Arc<Snapshot>, instances: Vec<(Slot, Instance)>) -> Self {
+    pub(super) fn next(
+        &self,
+        worker: &Worker,
+        snapshot: Arc<Snapshot>,
+        instances: Vec<(Slot, Instance)>,
+    ) -> Self {
         let mut balancers = HashMap::new();
         let mut routers = HashMap::new();
         for (slot, instance) in instances {
             match (slot, instance) {
-                (Slot::Balancer(name), Instance::Balancer(instance)) => drop(balancers.insert(name, instance)),
+                (Slot::Balancer(name), Instance::Balancer(instance)) => {
+                    drop(balancers.insert(name, instance))
+                }
                 (Slot::Router(name), Instance::Router(instance)) => drop(routers.insert(name, instance)),
                 // Control pairs slots with instances of their kind.
                 (_, instance) => worker.retire(Some(instance)),
@@ -81,7 +88,8 @@ impl Generation {
             next_target(worker, pool, before.get(&*pool.name).copied(), balancers.remove(&pool.name))
         });
         let targets = targets.collect();
-        let before: HashMap<&str, &Rc<Router>> = self.routers.iter().flatten().map(|r| (&*r.name, r)).collect();
+        let before: HashMap<&str, &Rc<Router>> =
+            self.routers.iter().flatten().map(|r| (&*r.name, r)).collect();
         let routers = snapshot.routes.routes().iter().map(|route| {
             let RouteTarget::Router(router) = &route.target else { return None };
             let given = routers.remove(&route.name);
@@ -117,7 +125,9 @@ impl Generation {
     pub(super) fn replace(&self, worker: &Worker, slot: &Slot, digest: Digest, instance: Instance) {
         match (slot, instance) {
             (Slot::Balancer(name), Instance::Balancer(instance)) => match self.target(name) {
-                Some(target) if target.balancer.policy.digest == digest => target.balancer.put(worker, instance),
+                Some(target) if target.balancer.policy.digest == digest => {
+                    target.balancer.put(worker, instance)
+                }
                 _ => worker.retire(Some(Instance::Balancer(instance))),
             },
             (Slot::Router(name), Instance::Router(instance)) => match self.router(name) {
@@ -149,7 +159,9 @@ impl Generation {
 
     pub(super) fn export_state(&self, worker: &Worker, slot: &Slot) -> Vec<u8> {
         match slot {
-            Slot::Balancer(name) => self.target(name).map(|t| t.balancer.export_state(worker)).unwrap_or_default(),
+            Slot::Balancer(name) => {
+                self.target(name).map(|t| t.balancer.export_state(worker)).unwrap_or_default()
+            }
             Slot::Router(name) => self
                 .router(name)
                 .and_then(|r| r.call(worker, RouterInstance::export_state))

@@ -34,7 +34,11 @@ pub(super) fn maybe(worker: &Worker, generation: &Rc<Generation>, plan: &Plan, f
     let (target, head, source) = (Rc::clone(target), facts.head.clone(), facts.source);
     let mut out = Vec::new();
     let forward = plan.forward.as_deref();
-    request_head(&mut out, &head, &Forwarding { fields: worker.config.forwarded, source, forward, copy: true });
+    request_head(
+        &mut out,
+        &head,
+        &Forwarding { fields: worker.config.forwarded, source, forward, copy: true },
+    );
     worker.copies.set(worker.copies.get() + 1);
     tokio::task::spawn_local(async move {
         let timeout = target.pool.settings.timeouts.request;
@@ -70,7 +74,9 @@ async fn discard(worker: &Worker, connection: &mut Connection, to_head: bool) ->
         if buffer.read_from(&mut connection.stream).await.ok()? == 0 {
             return None;
         }
-        if let Progress::Complete(length) = response.parse(buffer.filled(), worker.head_limits, to_head).ok()? {
+        if let Progress::Complete(length) =
+            response.parse(buffer.filled(), worker.head_limits, to_head).ok()?
+        {
             buffer.consume(length);
             if response.status >= 200 {
                 break;

@@ -20,7 +20,13 @@ pub(super) fn utilisation(value: &[u8]) -> Option<u32> {
 }
 
 fn text_value(text: &str, name: &str) -> Option<f64> {
-    text.split(',').filter_map(|pair| pair.split_once('=')).find(|(n, _)| n.trim() == name)?.1.trim().parse().ok()
+    text.split(',')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(n, _)| n.trim() == name)?
+        .1
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -32,7 +38,9 @@ mod tests {
         assert_eq!(utilisation(b"TEXT cpu_utilization=0.3,mem_utilization=0.8"), Some(300));
         assert_eq!(utilisation(b"TEXT cpu_utilization=0.3, application_utilization=0.5"), Some(500));
         assert_eq!(utilisation(br#"JSON {"cpu_utilization": 1.25}"#), Some(1250));
-        for nonsense in ["", "TEXT", "TEXT cpu_utilization=x", "JSON {", "BIN AAAA", "TEXT cpu_utilization=-1"] {
+        for nonsense in
+            ["", "TEXT", "TEXT cpu_utilization=x", "JSON {", "BIN AAAA", "TEXT cpu_utilization=-1"]
+        {
             assert_eq!(utilisation(nonsense.as_bytes()), None, "{nonsense}");
         }
     }

@@ -59,7 +59,8 @@ impl Ended {
             Self::Upstream(Outcome::ClientError) => 1,
             Self::Upstream(Outcome::ServerError) => 2,
             Self::Upstream(Outcome::RateLimited) => 3,
-            Self::Upstream(Outcome::Timeout) | Self::Refused(Reason::RequestTimeout | Reason::ConnectTimeout) => 4,
+            Self::Upstream(Outcome::Timeout)
+            | Self::Refused(Reason::RequestTimeout | Reason::ConnectTimeout) => 4,
             Self::Upstream(Outcome::Reset) | Self::Refused(Reason::Reset | Reason::BadAnswer) => 5,
             Self::Upstream(Outcome::Refused) | Self::Refused(Reason::ConnectFailed) => 6,
             Self::Upstream(Outcome::Cancelled) => 7,
@@ -152,7 +153,8 @@ impl<'w> Record<'w> {
     }
 
     fn line<'a>(&'a self, ended: Ended, facts: &'a RequestFacts, peer: &'a Peer) -> AccessRecord<'a> {
-        let micros = |at: Instant| u64::try_from(at.duration_since(self.started).as_micros()).unwrap_or(u64::MAX);
+        let micros =
+            |at: Instant| u64::try_from(at.duration_since(self.started).as_micros()).unwrap_or(u64::MAX);
         let target = self.target.as_deref();
         AccessRecord {
             time: self.time,

@@ -52,7 +52,9 @@ pub(super) async fn serve(
             respond::answer(&mut client.out, status, &fields, &body, to_head, close);
             (Ended::Answered, client.write.write_all(&client.out).await.is_ok() && !close)
         }
-        Routed::Refused(reason) => (Ended::Refused(reason), refuse(worker, client, facts, &mut record, reason).await),
+        Routed::Refused(reason) => {
+            (Ended::Refused(reason), refuse(worker, client, facts, &mut record, reason).await)
+        }
     };
     let empty = RequestFacts::default();
     record.finish(ended, facts.as_deref().unwrap_or(&empty), peer);
@@ -263,7 +265,13 @@ impl Trial<'_> {
         if let Some(load) = report.and_then(|r| r.load) {
             state.reported.store(load, Relaxed);
         }
-        if health::settle(state, &plan.target.pool.settings.ejection, outcome, latency, now_ns / 1_000_000 + 1) {
+        if health::settle(
+            state,
+            &plan.target.pool.settings.ejection,
+            outcome,
+            latency,
+            now_ns / 1_000_000 + 1,
+        ) {
             plan.target.series.ejections.inc();
             plan.target.balancer.refresh(worker);
         }

@@ -6,7 +6,6 @@ use std::io::Write as _;
 
 use crate::head::BadHead;
 
-
 /// Why we answer in an upstream's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -129,7 +128,14 @@ pub(crate) fn refuse(out: &mut Vec<u8>, reason: Reason, to_head: bool, close: bo
 }
 
 /// Appends an answer that a router made: a redirect or a reply. The host has validated fields and status.
-pub(crate) fn answer(out: &mut Vec<u8>, status: u16, fields: &[(String, String)], body: &str, to_head: bool, close: bool) {
+pub(crate) fn answer(
+    out: &mut Vec<u8>,
+    status: u16,
+    fields: &[(String, String)],
+    body: &str,
+    to_head: bool,
+    close: bool,
+) {
     let phrase = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
     let _ = write!(out, "HTTP/1.1 {status} {phrase}\r\n");
     for (name, value) in fields {

@@ -19,7 +19,11 @@ use crate::snapshot::route::Router as RouterSpec;
 pub(super) enum Routed {
     To(Plan),
     /// A router's own answer.
-    Answer { status: u16, fields: Vec<(String, String)>, body: String },
+    Answer {
+        status: u16,
+        fields: Vec<(String, String)>,
+        body: String,
+    },
     Refused(Reason),
 }
 

@@ -12,6 +12,7 @@ mod authors;
 mod cache;
 mod capacity;
 mod config_errors;
+mod demo;
 mod endpoints_die;
 mod hostile_policies;
 mod http1;

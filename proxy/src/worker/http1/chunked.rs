@@ -14,11 +14,21 @@ pub(crate) struct Chunked {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// Behind the size, until CR. Extensions mean nothing to us; their length is bounded.
-    Extension { value: u64, length: u16 },
-    SizeLf { value: u64 },
-    Data { left: u64 },
+    Extension {
+        value: u64,
+        length: u16,
+    },
+    SizeLf {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
     /// A trailer line, or the empty line that ends the body.
@@ -174,9 +184,24 @@ mod tests {
     #[test]
     fn what_could_be_read_two_ways_is_refused() {
         for bad in [
-            "\r\n", "g\r\n", " 5\r\nhello\r\n", "5 \r\nhello\r\n", "0x5\r\n", "-1\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n",
-            "5\r\nhello\n", "5\r\rhello", "1000000000000000\r\n", "5;a\nb\r\n", "0\r\nContent-Length: 3\r\n\r\n",
-            "0\r\nbad name: 1\r\n\r\n", "0\r\n: 1\r\n\r\n", "0\r\nnocolon\r\n\r\n", "0\r\n\n", "0\r\nX: y\n\r\n",
+            "\r\n",
+            "g\r\n",
+            " 5\r\nhello\r\n",
+            "5 \r\nhello\r\n",
+            "0x5\r\n",
+            "-1\r\n",
+            "5\nhello\r\n",
+            "5\r\nhelloX\r\n",
+            "5\r\nhello\n",
+            "5\r\rhello",
+            "1000000000000000\r\n",
+            "5;a\nb\r\n",
+            "0\r\nContent-Length: 3\r\n\r\n",
+            "0\r\nbad name: 1\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
+            "0\r\nnocolon\r\n\r\n",
+            "0\r\n\n",
+            "0\r\nX: y\n\r\n",
         ] {
             assert!(decode(bad.as_bytes(), 3).is_err(), "{bad:?}");
         }

@@ -34,7 +34,9 @@ pub(crate) fn request_head(out: &mut Vec<u8>, head: &RequestHead, forwarding: &F
         }
         match kind {
             Kind::Plain | Kind::LoadReport | Kind::RetryAfter => line(out, name, value),
-            Kind::Te if list(value).any(|t| t.eq_ignore_ascii_case(b"trailers")) => line(out, b"te", b"trailers"),
+            Kind::Te if list(value).any(|t| t.eq_ignore_ascii_case(b"trailers")) => {
+                line(out, b"te", b"trailers")
+            }
             Kind::Expect if !forwarding.copy => line(out, name, value),
             Kind::Upgrade if head.upgrade() && !forwarding.copy => {
                 line(out, name, value);
@@ -104,7 +106,11 @@ pub(crate) fn response_head(
         let keep = match kind {
             Kind::Connection | Kind::HopByHop | Kind::LoadReport => false,
             Kind::TransferEncoding => false,
-            Kind::ContentLength => head.status >= 200 && head.status != 204 && (bodiless || matches!(framing, Framing::Length(_))),
+            Kind::ContentLength => {
+                head.status >= 200
+                    && head.status != 204
+                    && (bodiless || matches!(framing, Framing::Length(_)))
+            }
             Kind::Upgrade => persistence == Persistence::Upgrade || head.status == 426,
             _ => !head.nominated(name, buffer),
         };

@@ -66,7 +66,11 @@ pub(in crate::worker) struct Attempt {
 }
 
 impl Balancer {
-    pub(in crate::worker) fn new(worker: &Worker, pool: &Pool, instance: Option<Box<BalancerInstance>>) -> Self {
+    pub(in crate::worker) fn new(
+        worker: &Worker,
+        pool: &Pool,
+        instance: Option<Box<BalancerInstance>>,
+    ) -> Self {
         let balancer = Self {
             policy: pool.balancer.clone(),
             slot: Slot::Balancer(Arc::clone(&pool.name)),
@@ -201,7 +205,12 @@ impl Balancer {
     }
 
     /// Tells the policy how an attempt ended, if it wants to know.
-    pub(in crate::worker) fn observe(&self, worker: &Worker, endpoint: &Endpoint, mut observation: Observation) {
+    pub(in crate::worker) fn observe(
+        &self,
+        worker: &Worker,
+        endpoint: &Endpoint,
+        mut observation: Observation,
+    ) {
         let index = {
             let inner = self.inner.borrow();
             match &inner.instance {
@@ -222,8 +231,13 @@ impl Balancer {
         let now_ms = clock::now_ms();
         let mut inner = self.inner.borrow_mut();
         let out = inner.all.iter().filter(|e| ejected(e, now_ms)).count();
-        inner.recheck_ms =
-            inner.all.iter().map(|e| e.state.ejected_until_ms.load(Relaxed)).filter(|t| *t > now_ms).min().unwrap_or(0);
+        inner.recheck_ms = inner
+            .all
+            .iter()
+            .map(|e| e.state.ejected_until_ms.load(Relaxed))
+            .filter(|t| *t > now_ms)
+            .min()
+            .unwrap_or(0);
         let enough = (inner.all.len() - out) as f64 >= self.panic_threshold * inner.all.len() as f64;
         let usable = if out == 0 || !enough || out == inner.all.len() {
             Arc::clone(&inner.all)
@@ -294,9 +308,8 @@ fn unfit(usable: &[Arc<Endpoint>], index: usize, tried: &[u64], now_ms: u64) -> 
 /// The native balancer: the less loaded of two at random, among those neither tried nor ejected while there are any.
 fn native(usable: &[Arc<Endpoint>], tried: &[u64], worker: &Worker, now_ms: u64) -> Option<usize> {
     let draw = || ((u128::from(worker.random()) * usable.len() as u128) >> 64) as usize;
-    let fits = |index: &usize| {
-        usable.get(*index).is_some_and(|e| !tried.contains(&e.id) && !ejected(e, now_ms))
-    };
+    let fits =
+        |index: &usize| usable.get(*index).is_some_and(|e| !tried.contains(&e.id) && !ejected(e, now_ms));
     // From a random place on, so that the first one found is not always the same.
     let from = |start: usize| (start..usable.len()).chain(0..start);
     let a = from(draw()).find(fits).or_else(|| from(draw()).find(|i| !tried.contains(&usable[*i].id)));
