@@ -9,6 +9,7 @@
 
 mod admin;
 mod authors;
+mod bench;
 mod cache;
 mod capacity;
 mod config_errors;

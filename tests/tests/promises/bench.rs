@@ -1,0 +1,24 @@
+//! The benchmarks work: a short run of each, in which no request of ours may fail. Their figures are taken by hand.
+
+use std::process::Command;
+
+use outrigger_tests::program;
+
+fn smoke(script: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new("python3");
+    command.arg(script).arg("--smoke").args(arguments);
+    command.current_dir(program::root().join("tests/bench")).env("OUTRIGGER", program::outrigger());
+    program::say(&mut command).expect_ok(script).out
+}
+
+#[test]
+fn the_comparison_with_peers_runs() {
+    let table = smoke("peers.py", &["--only", "outrigger,nginx"]);
+    assert!(table.contains("outrigger") && table.contains("nginx"), "{table}");
+}
+
+#[test]
+fn the_benchmarks_of_parts_run() {
+    let table = smoke("micro.py", &[]);
+    assert!(table.contains("peak-ewma") && table.contains("swaps under load"), "{table}");
+}
