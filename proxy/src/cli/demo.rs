@@ -272,11 +272,11 @@ impl Stage {
             tokio::select! {
                 () = stop.asked() => break,
                 failure = self.sidecar.running.failed() => return Err(failure.into()),
-                sample = load.samples.recv() => {
-                    if let Some(Err(failure)) = sample.map(|sample| sample.answer) {
-                        println!("a request failed: {failure}");
-                    }
-                }
+                sample = load.samples.recv() => match sample.map(|sample| sample.answer) {
+                    Some(Ok(_)) => {}
+                    Some(Err(failure)) => println!("a request failed: {failure}"),
+                    None => anyhow::bail!("the load has ended by itself"),
+                },
             }
         }
         load.set_rate(0);

@@ -117,7 +117,7 @@ impl Backend {
             return answer;
         }
         tokio::time::sleep(work_time(self.work_ms.load(Relaxed), turn)).await;
-        Response::new(Full::from(self.name))
+        Response::new(Full::from(format!("{}\n", self.name)))
     }
 }
 

@@ -133,19 +133,19 @@ impl Client {
     }
 
     async fn exchange(&self) -> Result<usize, String> {
-        let text = |error: hyper::Error| error.to_string();
         let mut connection = self.connection().await?;
         let request =
             Request::get("/").header(HOST, SERVICE).body(Empty::new()).map_err(|e| e.to_string())?;
-        let answer = connection.send_request(request).await.map_err(text)?;
+        let answer = connection.send_request(request).await.map_err(|e| e.to_string())?;
         let status = answer.status();
         let body =
             Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
         self.idle.borrow_mut().push(connection);
         let body = body.to_bytes();
-        let name = String::from_utf8_lossy(&body);
+        let text = String::from_utf8_lossy(&body);
+        let name = text.trim();
         if status != StatusCode::OK {
-            return Err(format!("{status}: {}", name.trim()));
+            return Err(format!("{status}: {name}"));
         }
         NAMES.iter().position(|known| *known == name).ok_or_else(|| format!("answered by `{name}`"))
     }
