@@ -71,7 +71,7 @@ fn lessons(rows: &[Row]) -> Vec<String> {
     let seconds: f64 = rows.iter().map(|row| row.readings.timed_seconds).sum();
     if timed > 0.0 {
         lessons.push(format!(
-            "Cost            {} for a decision in Wasm, on average",
+            "Cost            {} for a decision in Wasm, cold; `outrigger policy bench p2c`: warm",
             ns(Some(seconds / timed * 1e9))
         ));
     }
