@@ -14,7 +14,7 @@ fn target_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("authors")
 }
 
-fn outrigger(arguments: &[&str], dir: &Path) -> Said {
+pub(super) fn outrigger(arguments: &[&str], dir: &Path) -> Said {
     let mut command = Command::new(program::outrigger());
     program::say(command.args(arguments).current_dir(dir).env("CARGO_TARGET_DIR", target_dir()))
 }
@@ -134,7 +134,15 @@ fn built_in_policies_pass_the_check_that_authors_use() {
 fn documented_commands_exist() {
     let root = program::root();
     let mut documents: Vec<PathBuf> = Vec::new();
-    for folder in ["", "sdk", "examples/policy-c", "examples/policy-zone-first", "policies/p2c", "docs"] {
+    for folder in [
+        "",
+        "sdk",
+        "examples/policy-c",
+        "examples/policy-shadow",
+        "examples/policy-zone-first",
+        "policies/p2c",
+        "docs",
+    ] {
         let listed = fs::read_dir(root.join(folder)).into_iter().flatten().filter_map(Result::ok);
         documents.extend(
             listed.map(|entry| entry.path()).filter(|path| {

@@ -21,6 +21,7 @@ mod http1_bodies;
 mod memory;
 mod policies_work;
 mod registry_reload;
+mod routers;
 mod smuggling;
 mod swap;
 mod tidy;
