@@ -23,7 +23,7 @@ pub fn load_pair(a: u32, b: u32) -> (Load, Load) {
     crate::testing::world::with(|world| (world.load(a), world.load(b)))
 }
 
-/// Requests in flight to two endpoints: a third cheaper than `load_pair`.
+/// Requests in flight to two endpoints: cheaper than `load_pair`.
 #[must_use]
 pub fn in_flight_pair(a: u32, b: u32) -> (u32, u32) {
     #[cfg(target_arch = "wasm32")]
