@@ -11,6 +11,7 @@ mod cache;
 pub mod compiled;
 pub mod compiler;
 pub mod decision;
+mod direct;
 pub mod engine;
 pub(crate) mod epoch;
 pub mod facts;
@@ -21,6 +22,7 @@ mod instance;
 pub mod metrics;
 pub mod refusal;
 pub mod router;
+mod shape;
 #[cfg(test)]
 mod tests;
 

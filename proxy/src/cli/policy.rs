@@ -54,6 +54,9 @@ struct HostArgs {
     /// Linear memory of one instance, in MiB; JavaScript and Python need 256.
     #[arg(long, value_name = "MIB", default_value_t = 16)]
     memory: usize,
+    /// Goes through the component even where its core module can be called directly.
+    #[arg(long)]
+    through_component: bool,
 }
 
 /// Runs the verb. Messages go to standard error, results to standard output.
@@ -96,6 +99,7 @@ fn engine(args: &HostArgs) -> anyhow::Result<Engine> {
         component_bytes_max: COMPONENT_BYTES_MAX,
         call_budget: Duration::from_millis(2),
         update_budget: Duration::from_millis(50),
+        direct_calls: !args.through_component,
         quarantine_failures: 5,
         quarantine_window: Duration::from_secs(60),
     };

@@ -223,6 +223,7 @@ fn policy_host(
         ),
         call_budget,
         update_budget,
+        direct_calls: written.direct_calls.unwrap_or(true),
         quarantine_failures: range(
             quarantine.failures,
             5,

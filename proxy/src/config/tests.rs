@@ -35,6 +35,7 @@ fn fills_in_every_default() {
     assert_eq!(config.limits.connections_max, 16_384);
     assert_eq!(config.policy_host.memory_bytes_max, 16 << 20);
     assert_eq!(config.policy_host.call_budget, Duration::from_millis(2));
+    assert!(config.policy_host.direct_calls);
     assert_eq!(config.policy_host.quarantine_failures, 5);
     assert_eq!(config.defaults.balancer.policy, "p2c");
     assert_eq!(config.defaults.balancer.config, "{}");
@@ -60,6 +61,7 @@ policy_host:
   component_bytes_max: 1048576
   call_budget: 500us
   update_budget: 1s
+  direct_calls: false
   quarantine: {failures: 3, window: 1m}
 policies:
   my-p2c: {file: ./my_p2c.wasm}
@@ -101,6 +103,7 @@ fn reads_everything() {
     assert_eq!(config.policy_host.cache_dir, None);
     assert_eq!(config.policy_host.component_bytes_max, 1 << 20);
     assert_eq!(config.policy_host.call_budget, Duration::from_micros(500));
+    assert!(!config.policy_host.direct_calls);
     assert_eq!(config.policies["my-p2c"].file, PathBuf::from("/etc/outrigger/./my_p2c.wasm"));
     let web = &config.services["web"];
     let maglev = r#"{"table_size":65537,"nested":[1,2.5,"x",null,true]}"#;
@@ -129,17 +132,17 @@ fn reads_routes_in_order() {
     assert_eq!(backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["zeta", "alpha"]);
     assert_eq!(*hash_key, HashKey::Cookie("id".into()));
     assert_eq!(policy.config, r#"{"percent":5}"#);
-    assert_eq!(policy.place.to_string(), "o.yaml:42:15");
+    assert_eq!(policy.place.to_string(), "o.yaml:43:15");
 }
 
 #[test]
 fn remembers_where_policies_are_named() {
     let config = read(FULL);
     let place = |place: &Place| (place.line, place.column);
-    assert_eq!(place(&config.services["web"].balancer.place), (27, 40), "its configuration");
-    assert_eq!(place(&config.services["shop"].balancer.place), (33, 15), "its name");
-    assert_eq!(place(&config.policies["my-p2c"].place), (21, 18), "its file");
-    assert_eq!(place(&config.routes[1].place), (40, 5));
+    assert_eq!(place(&config.services["web"].balancer.place), (28, 40), "its configuration");
+    assert_eq!(place(&config.services["shop"].balancer.place), (34, 15), "its name");
+    assert_eq!(place(&config.policies["my-p2c"].place), (22, 18), "its file");
+    assert_eq!(place(&config.routes[1].place), (41, 5));
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub(crate) fn config() -> Config {
             component_bytes_max: 1 << 20,
             call_budget: Duration::from_millis(2),
             update_budget: Duration::from_millis(500),
+            direct_calls: true,
             quarantine_failures: 3,
             quarantine_window: Duration::from_secs(60),
         },

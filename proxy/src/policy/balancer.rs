@@ -3,22 +3,32 @@
 use std::fmt;
 use std::sync::Arc;
 
+use wasmtime::{InstancePre, Store};
+
 use super::bindings::{balancer, state, types};
 use super::compiled::{Compiled, Interests, Setup, Simulation};
+use super::direct::Direct;
+use super::host::HostState;
 use super::instance::{Guest, configured, lowered, shortened};
 use super::refusal::{Failure, Refusal};
+use super::shape::CORE_EXPORT;
 use crate::head::RequestFacts;
 use crate::snapshot::{Digest, Endpoint};
 
 /// One instance of a policy with the list it picks from. After a `Failure` it is finished: retire it.
 pub struct BalancerInstance {
     guest: Guest,
-    exports: balancer::Guest,
-    state: Option<state::Guest>,
+    exports: Exports,
     compiled: Arc<Compiled>,
     interests: Interests,
     /// Taken out of the list of the last update only by the next.
     endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// The two ways of calling.
+enum Exports {
+    Component { balancer: balancer::Guest, state: Option<state::Guest> },
+    Direct(Box<Direct>),
 }
 
 /// The facts of one attempt.
@@ -80,16 +90,12 @@ impl BalancerInstance {
         endpoints: Arc<[Arc<Endpoint>]>,
         simulation: Option<Simulation>,
     ) -> Result<Self, Refusal> {
-        let indices = compiled.balancer_indices()?;
-        let mut guest = Guest::start(compiled, setup, simulation)?;
-        let load = |e: wasmtime::Error| Refusal::Mismatch { message: format!("{e:#}") };
-        let exports = indices.load(&mut guest.store, &guest.instance).map_err(load)?;
-        let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &guest.instance));
-        let state = state.transpose().map_err(load)?;
-        let answer = guest.call_slowly("configure", |store| exports.call_configure(store, lowered(setup)));
+        let open = || Guest::empty(compiled, setup, simulation);
+        let (mut guest, exports) = start(compiled, open)?;
+        let answer = guest.call_slowly("configure", |store| exports.configure(store, &lowered(setup)));
         let interests = configured(answer)?;
         let compiled = Arc::clone(compiled);
-        let mut instance = Self { guest, exports, state, compiled, interests, endpoints: Arc::from([]) };
+        let mut instance = Self { guest, exports, compiled, interests, endpoints: Arc::from([]) };
         instance.update(endpoints).map_err(|failure| Refusal::FailedToStart { failure })?;
         Ok(instance)
     }
@@ -120,7 +126,7 @@ impl BalancerInstance {
         self.guest.store.data_mut().request = Some(request);
         let PickContext { hash, random, now, attempt, previous } = ctx;
         let lowered = balancer::Context { hash, random, now, attempt, previous };
-        let answer = self.guest.call("pick", |store| self.exports.call_pick(store, lowered));
+        let answer = self.guest.call("pick", |store| self.exports.pick(store, lowered));
         let request = self.guest.store.data_mut().request.take().unwrap_or_default();
         (request, answer.and_then(|choice| self.checked(choice)))
     }
@@ -142,10 +148,7 @@ impl BalancerInstance {
     pub fn update(&mut self, endpoints: Arc<[Arc<Endpoint>]>) -> Result<(), Failure> {
         self.guest.store.data_mut().endpoints = Arc::clone(&endpoints);
         self.endpoints = endpoints;
-        let labels: Vec<Vec<types::Label<'_>>> = self.endpoints.iter().map(|e| labels(e)).collect();
-        let list: Vec<types::Endpoint<'_>> =
-            self.endpoints.iter().zip(&labels).map(|(endpoint, labels)| lower(endpoint, labels)).collect();
-        self.guest.call_slowly("update", |store| self.exports.call_update(store, &list))
+        self.guest.call_slowly("update", |store| self.exports.update(store, &self.endpoints))
     }
 
     /// Only for policies interested in outcomes.
@@ -153,23 +156,27 @@ impl BalancerInstance {
         let Observation { endpoint, outcome, status, attempt, first_byte, total, now } = *observation;
         let outcome = outcome.into();
         let lowered = balancer::Observation { endpoint, outcome, status, attempt, first_byte, total, now };
-        self.guest.call("observe", |store| self.exports.call_observe(store, lowered))
+        self.guest.call("observe", |store| self.exports.observe(store, lowered))
     }
 
     /// Only for policies interested in ticks.
     pub fn tick(&mut self, now: u64) -> Result<(), Failure> {
-        self.guest.call("tick", |store| self.exports.call_tick(store, now))
+        self.guest.call("tick", |store| self.exports.tick(store, now))
     }
 
     /// Empty unless the policy is interested in handing over state.
     pub fn export_state(&mut self) -> Result<Vec<u8>, Failure> {
-        let state = self.state.as_ref().filter(|_| self.interests.state);
-        self.guest.export_state(state)
+        if !self.interests.state {
+            return Ok(Vec::new());
+        }
+        self.guest.export_state(|store| self.exports.export_state(store))
     }
 
     /// The outer error is a failure of the call, the inner one the policy's own words.
     pub fn import_state(&mut self, bytes: &[u8]) -> Result<Result<(), String>, Failure> {
-        Ok(self.guest.import_state(self.state.as_ref(), bytes)?.map_err(shortened))
+        let answer =
+            self.guest.call_slowly("import-state", |store| self.exports.import_state(store, bytes))?;
+        Ok(answer.map_err(shortened))
     }
 
     /// Bytes of linear memory in use.
@@ -180,6 +187,114 @@ impl BalancerInstance {
     /// Makes time and randomness repeatable, for checks.
     pub fn simulate(&mut self, seed: u64, now: u64) {
         self.guest.simulate(Simulation { seed, now });
+    }
+}
+
+/// Instantiates the policy, directly if it allows.
+///
+/// The first instance is always the component: that checks every type against the contract, and shows whether its
+/// core module can be had, linked and started.
+fn start(compiled: &Compiled, open: impl Fn() -> Guest) -> Result<(Guest, Exports), Refusal> {
+    if let Some(Some(core)) = compiled.core().get() {
+        return direct(core, open());
+    }
+    let mut guest = open();
+    let instance = guest.instantiate(compiled)?;
+    let load = |e: wasmtime::Error| Refusal::Mismatch { message: format!("{e:#}") };
+    let balancer = compiled.balancer_indices()?.load(&mut guest.store, &instance).map_err(load)?;
+    let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &instance));
+    let state = state.transpose().map_err(load)?;
+    if compiled.core().get().is_none() && compiled.engine().host().direct_calls {
+        let module = instance.get_module(&mut guest.store, CORE_EXPORT);
+        let core = module.and_then(|module| compiled.engine().core_linker().instantiate_pre(&module).ok());
+        let started = core.and_then(|core| Some((direct(&core, open()).ok()?, core)));
+        let (started, core) = started.unzip();
+        // Two threads may find the same out at once.
+        let _ = compiled.core().set(core);
+        if let Some(started) = started {
+            return Ok(started);
+        }
+    }
+    Ok((guest, Exports::Component { balancer, state }))
+}
+
+fn direct(core: &InstancePre<HostState>, mut guest: Guest) -> Result<(Guest, Exports), Refusal> {
+    let exports = guest.call_slowly("instantiate", |store| Direct::start(core, store));
+    let exports = exports.map_err(|failure| Refusal::FailedToStart { failure })?;
+    Ok((guest, Exports::Direct(Box::new(exports))))
+}
+
+impl Exports {
+    fn configure(
+        &self,
+        store: &mut Store<HostState>,
+        setup: &types::Setup<'_>,
+    ) -> wasmtime::Result<Result<types::Interests, String>> {
+        match self {
+            Self::Component { balancer, .. } => balancer.call_configure(store, setup.clone()),
+            Self::Direct(direct) => direct.configure(store, setup),
+        }
+    }
+
+    fn update(&self, store: &mut Store<HostState>, endpoints: &[Arc<Endpoint>]) -> wasmtime::Result<()> {
+        match self {
+            Self::Component { balancer, .. } => {
+                let labels: Vec<Vec<types::Label<'_>>> = endpoints.iter().map(|e| labels(e)).collect();
+                let list = endpoints.iter().zip(&labels).map(|(endpoint, labels)| lower(endpoint, labels));
+                balancer.call_update(store, &list.collect::<Vec<_>>())
+            }
+            Self::Direct(direct) => direct.update(store, endpoints),
+        }
+    }
+
+    #[inline]
+    fn pick(
+        &self,
+        store: &mut Store<HostState>,
+        ctx: balancer::Context,
+    ) -> wasmtime::Result<balancer::Choice> {
+        match self {
+            Self::Component { balancer, .. } => balancer.call_pick(store, ctx),
+            Self::Direct(direct) => direct.pick(store, ctx),
+        }
+    }
+
+    fn observe(
+        &self,
+        store: &mut Store<HostState>,
+        observation: balancer::Observation,
+    ) -> wasmtime::Result<()> {
+        match self {
+            Self::Component { balancer, .. } => balancer.call_observe(store, observation),
+            Self::Direct(direct) => direct.observe(store, &observation),
+        }
+    }
+
+    fn tick(&self, store: &mut Store<HostState>, now: u64) -> wasmtime::Result<()> {
+        match self {
+            Self::Component { balancer, .. } => balancer.call_tick(store, now),
+            Self::Direct(direct) => direct.tick(store, now),
+        }
+    }
+
+    fn export_state(&self, store: &mut Store<HostState>) -> wasmtime::Result<Vec<u8>> {
+        match self {
+            Self::Component { state: Some(state), .. } => state.call_export_state(store),
+            Self::Component { state: None, .. } => Ok(Vec::new()),
+            Self::Direct(direct) => direct.export_state(store),
+        }
+    }
+
+    fn import_state(
+        &self,
+        store: &mut Store<HostState>,
+        bytes: &[u8],
+    ) -> wasmtime::Result<Result<(), String>> {
+        match self {
+            Self::Component { state: Some(state), .. } => state.call_import_state(store, bytes),
+            Self::Component { state: None, .. } => Ok(Ok(())),
+            Self::Direct(direct) => direct.import_state(store, bytes),
+        }
     }
 }
 

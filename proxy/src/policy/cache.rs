@@ -206,7 +206,7 @@ fn compiler_hash(engine: &wasmtime::Engine) -> u64 {
     hasher.finish()
 }
 
-const MAGIC: [u8; 16] = *b"outrigger-code\0\x01";
+const MAGIC: [u8; 16] = *b"outrigger-code\0\x02";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 const SUFFIX: &str = ".code";
 const TEMPORARY: &str = ".tmp";

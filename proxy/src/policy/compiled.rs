@@ -1,7 +1,7 @@
 //! A policy that has passed every check that needs no configuration, ready to be instantiated any number of times.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use wasmtime::component::{Component, InstancePre};
@@ -21,6 +21,8 @@ pub struct Compiled {
     engine: Engine,
     digest: Digest,
     pre: InstancePre<HostState>,
+    /// The core module to be called directly, if there is one: known once a balancer has been started.
+    core: OnceLock<Option<wasmtime::InstancePre<HostState>>>,
     balancer: Option<balancer::GuestIndices>,
     router: Option<router::GuestIndices>,
     state: Option<state::GuestIndices>,
@@ -90,6 +92,7 @@ impl Compiled {
             engine,
             digest,
             pre,
+            core: OnceLock::new(),
             balancer,
             router,
             state,
@@ -171,6 +174,15 @@ impl Compiled {
 
     pub(super) fn pre(&self) -> &InstancePre<HostState> {
         &self.pre
+    }
+
+    /// Whether balancers made from it are called without the component around them; known once one has been made.
+    pub fn is_direct(&self) -> bool {
+        self.core.get().is_some_and(Option::is_some)
+    }
+
+    pub(super) fn core(&self) -> &OnceLock<Option<wasmtime::InstancePre<HostState>>> {
+        &self.core
     }
 
     pub(super) fn balancer_indices(&self) -> Result<&balancer::GuestIndices, Refusal> {

@@ -15,10 +15,12 @@ use wit_parser::Resolve;
 use super::engine::configuration;
 use super::inspect::inspect;
 use super::refusal::Refusal;
+use super::shape::with_core_exported;
 
 /// Compiles in this process. The result is what `Component::serialize` makes.
 pub(super) fn compile(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     let component = componentize(bytes)?;
+    let component = with_core_exported(&component).unwrap_or(component);
     engine.precompile_component(&component).map_err(|e| Refusal::Malformed { message: format!("{e:#}") })
 }
 

@@ -15,6 +15,7 @@ use super::bindings::{env, request, stats, types};
 use super::cache::{Cache, deserialize};
 use super::compiled::{Compiled, Provenance};
 use super::compiler;
+use super::direct;
 use super::epoch::{Epoch, Pulse};
 use super::host::HostState;
 use super::inspect::inspect;
@@ -31,6 +32,7 @@ pub struct Engine {
 struct Shared {
     wasmtime: wasmtime::Engine,
     linker: Linker<HostState>,
+    core_linker: wasmtime::Linker<HostState>,
     host: PolicyHost,
     cache: Option<Cache>,
     /// The program that compiles; `None` compiles in this process.
@@ -61,10 +63,11 @@ impl Engine {
     fn make(host: &PolicyHost, compiler: Option<PathBuf>) -> Result<Self, EngineError> {
         let wasmtime = wasmtime::Engine::new(&configuration()).map_err(failed)?;
         let linker = linker(&wasmtime).map_err(failed)?;
+        let core_linker = direct::linker(&wasmtime).map_err(failed)?;
         let epoch = Epoch::start(wasmtime.weak())?;
         let cache = host.cache_dir.as_deref().and_then(|dir| Cache::open(dir, &wasmtime));
         let host = host.clone();
-        Ok(Self { shared: Arc::new(Shared { wasmtime, linker, host, cache, compiler, epoch }) })
+        Ok(Self { shared: Arc::new(Shared { wasmtime, linker, core_linker, host, cache, compiler, epoch }) })
     }
 
     /// From bytes to something that can be instantiated. Blocks while compiling: call it off the workers and off the
@@ -108,6 +111,10 @@ impl Engine {
 
     pub(super) fn linker(&self) -> &Linker<HostState> {
         &self.shared.linker
+    }
+
+    pub(super) fn core_linker(&self) -> &wasmtime::Linker<HostState> {
+        &self.shared.core_linker
     }
 
     pub(super) fn host(&self) -> &PolicyHost {

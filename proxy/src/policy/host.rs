@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use super::compiled::Simulation;
+use super::direct::heap::Heap;
 use super::epoch::{Deadline, Pulse};
 use super::metrics::PolicyMetrics;
 use super::refusal::MemoryLimit;
@@ -29,6 +30,9 @@ pub(super) struct HostState {
     pub(super) now_override: Option<u64>,
     pub(super) log_gate: LogGate,
     pub(super) limits: Limits,
+    /// Of an instance that is called directly; a component keeps these two itself.
+    pub(super) heap: Option<Arc<Heap>>,
+    pub(super) handles: Handles,
 }
 
 impl HostState {
@@ -49,6 +53,8 @@ impl HostState {
             now_override: None,
             log_gate: LogGate::default(),
             limits: Limits { memory_bytes: 0, memory_bytes_max },
+            heap: None,
+            handles: Handles::default(),
         }
     }
 
@@ -151,6 +157,65 @@ pub enum CounterHandle {}
 #[expect(unreachable_pub, reason = "the generated code re-exports it")]
 pub enum HistogramHandle {}
 
+/// What a guest's numbers for its counters and histograms stand for.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    slots: Vec<Option<Handle>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Handle {
+    Counter(u32),
+    Histogram(u32),
+}
+
+impl Handles {
+    /// The number for a handle; 0 is never one.
+    pub(super) fn insert(&mut self, handle: Handle) -> wasmtime::Result<u32> {
+        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if free >= HANDLES_MAX {
+            return Err(wasmtime::Error::msg(format!(
+                "more than {HANDLES_MAX} counters and histograms at once"
+            )));
+        }
+        if free == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[free] = Some(handle);
+        Ok(free as u32 + 1)
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        if let Some(slot) = index(number).and_then(|index| self.slots.get_mut(index)) {
+            *slot = None;
+        }
+    }
+
+    pub(super) fn counter(&self, number: u32) -> wasmtime::Result<u32> {
+        match self.get(number) {
+            Some(Handle::Counter(slot)) => Ok(slot),
+            _ => Err(wasmtime::Error::msg(format!("{number} is not a counter"))),
+        }
+    }
+
+    pub(super) fn histogram(&self, number: u32) -> wasmtime::Result<u32> {
+        match self.get(number) {
+            Some(Handle::Histogram(slot)) => Ok(slot),
+            _ => Err(wasmtime::Error::msg(format!("{number} is not a histogram"))),
+        }
+    }
+
+    fn get(&self, number: u32) -> Option<Handle> {
+        self.slots.get(index(number)?).copied().flatten()
+    }
+}
+
+fn index(number: u32) -> Option<usize> {
+    (number as usize).checked_sub(1)
+}
+
+/// Live counters and histograms of one instance.
+pub(super) const HANDLES_MAX: usize = 1024;
 /// Messages of one instance that reach the log in a second.
 pub(super) const LOGS_PER_SECOND: u32 = 10;
 /// Bytes of a message that reach the log.
@@ -171,6 +236,24 @@ mod tests {
         assert_eq!(admitted, LOGS_PER_SECOND as usize);
         assert_eq!(gate.admit(6_000_000_000), Some(15));
         assert_eq!(gate.admit(6_000_000_001), Some(0));
+    }
+
+    #[test]
+    fn a_handle_is_known_until_it_is_dropped() {
+        let mut handles = Handles::default();
+        let counter = handles.insert(Handle::Counter(7)).expect("room");
+        let histogram = handles.insert(Handle::Histogram(8)).expect("room");
+        assert_eq!(handles.counter(counter).ok(), Some(7));
+        assert_eq!(handles.histogram(histogram).ok(), Some(8));
+        assert!(handles.counter(histogram).is_err() && handles.histogram(counter).is_err());
+        handles.remove(counter);
+        assert!(
+            handles.counter(counter).is_err() && handles.counter(0).is_err() && handles.counter(9).is_err()
+        );
+        assert_eq!(handles.insert(Handle::Counter(9)).ok(), Some(counter), "its number is free again");
+        let room = (2..HANDLES_MAX).filter(|_| handles.insert(Handle::Counter(1)).is_ok()).count();
+        assert_eq!(room, HANDLES_MAX - 2);
+        assert!(handles.insert(Handle::Counter(1)).is_err());
     }
 
     #[test]

@@ -5,26 +5,24 @@ use std::time::Duration;
 use wasmtime::component::Instance;
 use wasmtime::{Store, StoreContextMut};
 
-use super::bindings::{state, types};
+use super::bindings::types;
 use super::compiled::{Compiled, Interests, Setup, Simulation};
 use super::epoch::Deadline;
-use super::host::HostState;
+use super::host::{HANDLES_MAX, HostState};
 use super::refusal::{Failure, Refusal};
 
-/// One instantiated component. After a failure it is poisoned: every further call fails.
+/// A store for one instance, and the way every call into it goes.
 pub(super) struct Guest {
     pub(super) store: Store<HostState>,
-    pub(super) instance: Instance,
     call_budget: Duration,
     update_budget: Duration,
+    /// A call has failed, perhaps half-way: every further one fails, too.
+    failed: bool,
 }
 
 impl Guest {
-    pub(super) fn start(
-        compiled: &Compiled,
-        setup: &Setup<'_>,
-        simulation: Option<Simulation>,
-    ) -> Result<Self, Refusal> {
+    /// With nothing in it yet.
+    pub(super) fn empty(compiled: &Compiled, setup: &Setup<'_>, simulation: Option<Simulation>) -> Self {
         let engine = compiled.engine();
         let host = engine.host();
         let metrics = std::sync::Arc::clone(&setup.metrics);
@@ -40,12 +38,13 @@ impl Guest {
             context.data().pulse.touch();
             context.data_mut().deadline.look()
         });
-        arm(&mut store, host.update_budget);
-        let instance = compiled
-            .pre()
-            .instantiate(&mut store)
-            .map_err(|e| Refusal::FailedToStart { failure: Failure::of_call("instantiate", &e) })?;
-        Ok(Self { store, instance, call_budget: host.call_budget, update_budget: host.update_budget })
+        Self { store, call_budget: host.call_budget, update_budget: host.update_budget, failed: false }
+    }
+
+    /// Instantiates the component.
+    pub(super) fn instantiate(&mut self, compiled: &Compiled) -> Result<Instance, Refusal> {
+        self.call_slowly("instantiate", |store| compiled.pre().instantiate(store))
+            .map_err(|failure| Refusal::FailedToStart { failure })
     }
 
     /// A call on the request path.
@@ -55,8 +54,7 @@ impl Guest {
         name: &'static str,
         call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
-        arm(&mut self.store, self.call_budget);
-        call(&mut self.store).map_err(|e| Failure::of_call(name, &e))
+        self.within(self.call_budget, name, call)
     }
 
     /// A call off the request path, with the larger budget.
@@ -65,8 +63,24 @@ impl Guest {
         name: &'static str,
         call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
-        arm(&mut self.store, self.update_budget);
-        call(&mut self.store).map_err(|e| Failure::of_call(name, &e))
+        self.within(self.update_budget, name, call)
+    }
+
+    #[inline]
+    fn within<T>(
+        &mut self,
+        budget: Duration,
+        name: &'static str,
+        call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
+        if self.failed {
+            return Err(Failure::poisoned(name));
+        }
+        arm(&mut self.store, budget);
+        call(&mut self.store).map_err(|e| {
+            self.failed = true;
+            Failure::of_call(name, &e)
+        })
     }
 
     /// Bytes of linear memory in use.
@@ -74,24 +88,16 @@ impl Guest {
         self.store.data().limits.memory_bytes
     }
 
-    pub(super) fn export_state(&mut self, state: Option<&state::Guest>) -> Result<Vec<u8>, Failure> {
-        let Some(state) = state else { return Ok(Vec::new()) };
-        let bytes = self.call_slowly("export-state", |store| state.call_export_state(store))?;
+    pub(super) fn export_state(
+        &mut self,
+        export: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<Vec<u8>>,
+    ) -> Result<Vec<u8>, Failure> {
+        let bytes = self.call_slowly("export-state", export)?;
         if bytes.len() > STATE_BYTES_MAX {
             let message = format!("{} bytes, of which {STATE_BYTES_MAX} are carried over", bytes.len());
             return Err(Failure::nonsense("export-state", message));
         }
         Ok(bytes)
-    }
-
-    /// The outer error is a failure of the call, the inner one the guest's own words.
-    pub(super) fn import_state(
-        &mut self,
-        state: Option<&state::Guest>,
-        bytes: &[u8],
-    ) -> Result<Result<(), String>, Failure> {
-        let Some(state) = state else { return Ok(Ok(())) };
-        self.call_slowly("import-state", |store| state.call_import_state(store, bytes))
     }
 
     /// Time and randomness from now on come from here: for checks that must be repeatable.
@@ -144,8 +150,6 @@ pub(super) fn shortened(mut message: String) -> String {
 /// Bytes of state carried from one version of a policy to the next.
 pub(super) const STATE_BYTES_MAX: usize = 1 << 20;
 /// Bytes that one call may move from the guest to the host; twice the state, which is the largest of them.
-const HOSTCALL_BYTES_MAX: usize = 2 << 20;
-/// Live counters and histograms of one instance.
-const HANDLES_MAX: usize = 1024;
+pub(super) const HOSTCALL_BYTES_MAX: usize = 2 << 20;
 /// Of an error text shown to the operator.
 const MESSAGE_BYTES_MAX: usize = 2048;

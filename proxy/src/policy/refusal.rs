@@ -83,6 +83,12 @@ impl Failure {
         Self { kind: FailureKind::Nonsense, message: format!("{call}: {message}") }
     }
 
+    /// A call after one that failed half-way.
+    #[cold]
+    pub(super) fn poisoned(call: &str) -> Self {
+        Self { kind: FailureKind::Trap, message: format!("{call}: the instance has failed before") }
+    }
+
     /// From what wasmtime returned for a call that did not end well.
     pub(super) fn of_call(call: &str, error: &wasmtime::Error) -> Self {
         let (kind, cause) = if let Some(limit) = error.downcast_ref::<MemoryLimit>() {

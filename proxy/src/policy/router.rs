@@ -42,10 +42,11 @@ impl RouterInstance {
         simulation: Option<Simulation>,
     ) -> Result<Self, Refusal> {
         let indices = compiled.router_indices()?;
-        let mut guest = Guest::start(compiled, setup, simulation)?;
+        let mut guest = Guest::empty(compiled, setup, simulation);
+        let instance = guest.instantiate(compiled)?;
         let load = |e: wasmtime::Error| Refusal::Mismatch { message: format!("{e:#}") };
-        let exports = indices.load(&mut guest.store, &guest.instance).map_err(load)?;
-        let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &guest.instance));
+        let exports = indices.load(&mut guest.store, &instance).map_err(load)?;
+        let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &instance));
         let state = state.transpose().map_err(load)?;
         let names: Vec<&str> = backends.iter().map(String::as_str).collect();
         let answer =
@@ -101,13 +102,15 @@ impl RouterInstance {
 
     /// Empty unless the policy is interested in handing over state.
     pub fn export_state(&mut self) -> Result<Vec<u8>, Failure> {
-        let state = self.state.as_ref().filter(|_| self.interests.state);
-        self.guest.export_state(state)
+        let Some(state) = self.state.as_ref().filter(|_| self.interests.state) else { return Ok(Vec::new()) };
+        self.guest.export_state(|store| state.call_export_state(store))
     }
 
     /// The outer error is a failure of the call, the inner one the policy's own words.
     pub fn import_state(&mut self, bytes: &[u8]) -> Result<Result<(), String>, Failure> {
-        Ok(self.guest.import_state(self.state.as_ref(), bytes)?.map_err(shortened))
+        let Some(state) = &self.state else { return Ok(Ok(())) };
+        let answer = self.guest.call_slowly("import-state", |store| state.call_import_state(store, bytes))?;
+        Ok(answer.map_err(shortened))
     }
 
     /// Bytes of linear memory in use.

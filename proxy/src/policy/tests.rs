@@ -2,6 +2,7 @@
 
 mod builtin;
 mod child;
+mod direct;
 pub(super) mod guest;
 
 use std::sync::Arc;
@@ -13,13 +14,23 @@ use guest::{
 
 use super::compiler::embed_world;
 use super::{BalancerInstance, Choice, Engine, Failure, FailureKind, PickContext, Refusal};
+use crate::config::PolicyHost;
 
 fn pick(instance: &mut BalancerInstance) -> Result<Choice, Failure> {
     instance.pick(Box::default(), PickContext::default()).1
 }
 
+/// The same, in kind, whether it is called directly or through the component.
 fn failure_of(guest: &Balancer) -> Failure {
-    pick(&mut guest.start(3).expect("starts")).expect_err("fails")
+    let [failure, other] = [true, false].map(|direct_calls| {
+        let engine = Engine::new(&PolicyHost { direct_calls, ..host() }).expect("engine");
+        let compiled = guest.load(&engine).expect("loads");
+        let mut instance = compiled.balancer(&setup(&metrics()), endpoints(3), None).expect("starts");
+        assert_eq!(compiled.is_direct(), direct_calls);
+        pick(&mut instance).expect_err("fails")
+    });
+    assert_eq!(failure.kind, other.kind, "{failure}, but through the component: {other}");
+    failure
 }
 
 fn refusal_of(bytes: &[u8]) -> Refusal {
@@ -56,7 +67,7 @@ fn files_that_are_no_policies_are_refused() {
     assert_eq!(refusal_of(&plain), Refusal::NoWorld);
     let empty = wat::parse_str("(component)").expect("text");
     assert_eq!(refusal_of(&empty), Refusal::WrongWorld { exports: Vec::new() });
-    let host = crate::config::PolicyHost { component_bytes_max: 100, ..host() };
+    let host = PolicyHost { component_bytes_max: 100, ..host() };
     let refusal = Engine::new(&host).expect("engine").load(&component).expect_err("refused");
     assert_eq!(refusal, Refusal::TooLarge { bytes: component.len(), max: 100 });
 }

@@ -43,6 +43,8 @@ pub(super) struct Measured {
     wasm_bytes: usize,
     code_bytes: usize,
     compile_ms: f64,
+    /// Called without the component around it.
+    direct: bool,
     pub(super) rows: Vec<Row>,
 }
 
@@ -85,6 +87,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<Measured> {
         wasm_bytes: compiled.wasm_bytes,
         code_bytes: compiled.code_bytes,
         compile_ms: compiled.load_time.as_secs_f64() * 1e3,
+        direct: compiled.is_direct(),
         rows,
     })
 }
@@ -148,10 +151,11 @@ fn router(compiled: &Arc<Compiled>, setup: &Setup<'_>, args: &BenchArgs) -> anyh
 }
 
 fn table(measured: &Measured) -> String {
-    let Measured { digest, wasm_bytes, code_bytes, compile_ms, rows } = measured;
+    let Measured { digest, wasm_bytes, code_bytes, compile_ms, direct, rows } = measured;
+    let how = if *direct { "its core module, directly" } else { "through the component" };
     let mut text = format!(
         "digest    {digest}\nsize      {wasm_bytes} bytes of Wasm, {code_bytes} of machine code\n\
-         compile   {compile_ms:.1} ms\n\nendpoints   call ns   start us   update us   memory KiB\n"
+         compile   {compile_ms:.1} ms\ncalls     {how}\n\nendpoints   call ns   start us   update us   memory KiB\n"
     );
     for Row { endpoints, call_ns, start_us, update_us, memory_kib } in rows {
         text +=

@@ -91,6 +91,7 @@ fn host_view(host: &PolicyHost) -> Value {
         component_bytes_max,
         call_budget,
         update_budget,
+        direct_calls,
         quarantine_failures,
         quarantine_window,
     } = host;
@@ -100,6 +101,7 @@ fn host_view(host: &PolicyHost) -> Value {
         "component_bytes_max": component_bytes_max,
         "call_budget_ms": ms(*call_budget),
         "update_budget_ms": ms(*update_budget),
+        "direct_calls": direct_calls,
         "quarantine_failures": quarantine_failures,
         "quarantine_window_ms": ms(*quarantine_window),
     })

@@ -111,6 +111,7 @@ pub(in crate::policy) fn host() -> PolicyHost {
         component_bytes_max: 1 << 20,
         call_budget: Duration::from_millis(2),
         update_budget: Duration::from_millis(50),
+        direct_calls: true,
         quarantine_failures: 5,
         quarantine_window: Duration::from_secs(30),
     }
