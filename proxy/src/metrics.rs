@@ -77,6 +77,8 @@ families! {
 
     connections: IntGaugeVec = "outrigger_connections", ["worker"],
         "Client connections open now.";
+    worker_swap: HistogramVec = "outrigger_worker_swap_seconds", ["worker"],
+        "Time that a worker's requests wait while it takes a new snapshot and its policies into use.", SWAP_SECONDS;
     bad_requests: IntCounterVec = "outrigger_bad_requests_total", ["reason"],
         "Requests refused because their head or body is malformed or too large.";
 
@@ -136,6 +138,9 @@ const LATENCY_SECONDS: &[f64] =
 /// From a tenth of a microsecond to the budget of a call and beyond.
 const CALL_SECONDS: &[f64] =
     &[1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2];
+
+/// From the handing over of ready instances to a list of thousands of endpoints taken in by many.
+const SWAP_SECONDS: &[f64] = &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2, 1e-1];
 
 impl Metrics {
     pub fn new() -> Result<Self, Error> {

@@ -170,9 +170,13 @@ impl Worker {
         match command {
             Command::Deliver { snapshot, instances } => {
                 let version = snapshot.version;
+                let began = Instant::now();
                 let before = self.generation();
                 let next = Rc::new(before.next(self, snapshot, instances));
                 *self.generation.borrow_mut() = next;
+                drop(before);
+                let took = began.elapsed().as_secs_f64();
+                self.metrics.worker_swap.with_label_values(&[&self.index.to_string()]).observe(took);
                 self.report(Report::Applied { worker: self.index, version });
             }
             Command::Replace { slot, digest, instance } => {

@@ -4,7 +4,9 @@
 Core 0 runs the upstream (nginx, four ports) and the load generator, core 1 the proxy under test with one worker.
 For each proxy and scenario: requests/s, p50 and p99 (ms), CPU microseconds per request of the proxy's process tree
 (user and system, so that it holds on a noisy machine), and memory (PSS, MiB). Every figure is the median over rounds;
-the last column is the spread of the CPU figure, least to most.
+the last column is the spread of the CPU figure, least to most. A machine that others share drifts by more than the
+peers differ, so `x ours` compares within each round: the median of a peer's CPU figure over outrigger's in the same
+round, with its quartiles. Above 1, outrigger is cheaper. Each round starts every proxy anew, in another order.
 
   outrigger  p2c as a Wasm component, metrics on     floor  a relay that parses nothing (relay.c): the least possible
 
@@ -312,7 +314,8 @@ def measure(bench, name, scenarios, seconds, results):
 def table(results, scenarios, names):
     for scenario in scenarios:
         print(f"\n{SCENARIOS[scenario][0]}")
-        print(f"  {'proxy':10} {'cpu us/req':>10} {'x floor':>8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} "
+        ours = results.get((scenario, "outrigger"), [])
+        print(f"  {'proxy':10} {'cpu us/req':>10} {'x floor':>8} {'x ours':>18} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} "
               f"{'idle MiB':>8} {'MiB':>6} {'errors':>7}  cpu spread")
         base = results.get((scenario, "floor"))
         base = statistics.median(r["cpu_us"] for r in base) if base else None
@@ -323,7 +326,10 @@ def table(results, scenarios, names):
             median = lambda key: statistics.median(row[key] for row in rows)
             ratio = f"{median('cpu_us') / base:8.2f}" if base else f"{'-':>8}"
             cpus = [row["cpu_us"] for row in rows]
-            print(f"  {name:10} {median('cpu_us'):10.2f} {ratio} {median('rps'):8.0f} {median('p50'):8.3f} "
+            paired = sorted(row["cpu_us"] / own["cpu_us"] for row, own in zip(rows, ours))
+            quartile = lambda q: paired[round(q * (len(paired) - 1) / 4)]
+            against = f"{quartile(2):.2f} ({quartile(1):.2f}-{quartile(3):.2f})" if name != "outrigger" and paired else "-"
+            print(f"  {name:10} {median('cpu_us'):10.2f} {ratio} {against:>18} {median('rps'):8.0f} {median('p50'):8.3f} "
                   f"{median('p99'):8.3f} {median('idle_mib'):8.1f} {median('pss_mib'):6.1f} "
                   f"{sum(row['errors'] for row in rows):7}  {min(cpus):.1f}-{max(cpus):.1f}")
 
@@ -361,8 +367,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         upstream(bench)
-        for _ in range(args.rounds):
-            for name in names:
+        for turn in range(args.rounds):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
                 measure(bench, name, scenarios, args.seconds, results)
     finally:
         bench.close()

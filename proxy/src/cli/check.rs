@@ -9,12 +9,18 @@ use crate::config::{self, Config, Diagnostic, RegistrySource};
 use crate::control::registry::file;
 use crate::snapshot::Catalogue;
 
+mod trace;
+
 /// Check a configuration and the services file it names.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The configuration file
     #[arg(required_unless_present = "schema")]
     pub file: Option<PathBuf>,
+
+    /// Say where a request would go: a method and a URL, such as 'POST http://shop/cart'
+    #[arg(long, value_name = "REQUEST", requires = "file")]
+    pub request: Option<String>,
 
     /// Print the JSON Schema of a file's form instead
     #[arg(long, value_name = "FORM", num_args = 0..=1, default_missing_value = "config", conflicts_with = "file")]
@@ -32,11 +38,16 @@ pub enum Form {
 
 /// Errors go to standard error, one per line; exit code 1 if there are any.
 pub fn run(args: CheckArgs) -> ExitCode {
-    let result = match (args.schema, &args.file) {
-        (Some(form), _) => Ok(schema(form)),
-        (None, Some(file)) => check(file).map(|summary| summary.to_string()),
+    let shown = |errors: Vec<Diagnostic>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let result = match (args.schema, &args.file, &args.request) {
+        (Some(form), ..) => Ok(schema(form)),
+        (None, Some(file), None) => check(file).map(|summary| summary.to_string()).map_err(shown),
+        (None, Some(file), Some(request)) => check(file).map_err(shown).and_then(|good| {
+            trace::trace(request, &good.config, &good.catalogue)
+                .map_err(|error| vec![format!("--request: {error}")])
+        }),
         // clap refuses it.
-        (None, None) => Err(Vec::new()),
+        (None, None, _) => Err(Vec::new()),
     };
     // If nobody reads the output any more, there is nobody to tell.
     match result {

@@ -35,6 +35,18 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// Every place that names a policy.
+    pub fn policy_uses(&self) -> impl Iterator<Item = &PolicyUse> {
+        let services = self.services.values().map(|settings| &settings.balancer);
+        let routes = self.routes.iter().filter_map(|route| match &route.action {
+            RouteAction::Router { policy, .. } => Some(policy),
+            RouteAction::Forward(_) => None,
+        });
+        std::iter::once(&self.defaults.balancer).chain(services).chain(routes)
+    }
+}
+
 /// Who this sidecar is, as policies and metrics see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {

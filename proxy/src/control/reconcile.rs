@@ -14,7 +14,7 @@ use super::prepare::{self, Need, Prepared, Refused, SlotInterests, Versions};
 use super::publish::{Unpinned, World};
 use super::status::Faults;
 use crate::clock;
-use crate::config::{Config, Place, PolicyUse, RouteAction};
+use crate::config::{Config, Place, PolicyUse};
 use crate::link::{Command, Instance, Slot};
 use crate::metrics::Metrics;
 use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
@@ -242,9 +242,8 @@ impl Reconciler {
             .map(|(name, version)| (Arc::clone(&name), (version, self.policies.metrics_of(&name))))
             .collect();
         for (name, entry) in self.policies.iter().filter(|(_, entry)| entry.quarantined) {
-            let used =
-                |config| uses(config).filter(|used: &&PolicyUse| *used.policy == **name).collect::<Vec<_>>();
-            if used(config) != used(&self.config) {
+            let is_it = |used: &&PolicyUse| *used.policy == **name;
+            if !config.policy_uses().filter(is_it).eq(self.config.policy_uses().filter(is_it)) {
                 let again = || (entry.current.clone(), Arc::clone(&entry.metrics));
                 tried.entry(Arc::clone(name)).or_insert_with(again);
             }
@@ -327,20 +326,10 @@ pub(super) async fn send(worker: &mpsc::Sender<Command>, command: Command) {
     }
 }
 
-/// Every use of a policy that the configuration writes down.
-pub(super) fn uses(config: &Config) -> impl Iterator<Item = &PolicyUse> {
-    let services = config.services.values().map(|settings| &settings.balancer);
-    let routes = config.routes.iter().filter_map(|route| match &route.action {
-        RouteAction::Router { policy, .. } => Some(policy),
-        RouteAction::Forward(_) => None,
-    });
-    std::iter::once(&config.defaults.balancer).chain(services).chain(routes)
-}
-
 /// Where a policy is written down, for messages about the policy itself.
 pub(super) fn place_of(config: &Config, policy: &str) -> Option<Place> {
     let file = config.policies.get(policy).map(|file| file.place.clone());
-    file.or_else(|| uses(config).find(|used| used.policy == policy).map(|used| used.place.clone()))
+    file.or_else(|| config.policy_uses().find(|used| used.policy == policy).map(|used| used.place.clone()))
 }
 
 fn listed(refused: &[Refused]) -> String {

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::policies::{self, LoadError, Version};
 use super::prepare::Refused;
-use super::reconcile::{place_of, uses};
+use super::reconcile::place_of;
 use super::registry;
 use crate::config::{self, Config, Diagnostic, RegistrySource};
 use crate::policy::Engine;
@@ -77,7 +77,7 @@ pub(super) async fn reload(
 
 /// All that the configuration uses, and all that it gives a file for.
 pub(super) fn needed(config: &Config) -> BTreeSet<Arc<str>> {
-    let used = uses(config).map(|used| &used.policy);
+    let used = config.policy_uses().map(|used| &used.policy);
     used.chain(config.policies.keys()).map(|name| name.as_str().into()).collect()
 }
 
