@@ -157,7 +157,7 @@ pub struct PolicyHost {
     pub call_budget: Duration,
     /// CPU time of `configure`, `update` and state hand-off.
     pub update_budget: Duration,
-    /// Whether balancers are called without the component around them where that is possible.
+    /// Whether policies are called without the component around them where that is possible.
     pub direct_calls: bool,
     /// This many failures within `quarantine_window` take a policy out of service until it is replaced.
     pub quarantine_failures: u32,

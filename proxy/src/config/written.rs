@@ -149,7 +149,7 @@ pub(crate) struct PolicyHost {
     pub(crate) call_budget: Option<Span>,
     /// CPU time to take in configuration or a new list of endpoints. Default: 50ms.
     pub(crate) update_budget: Option<Span>,
-    /// Calls the core module of a balancer directly where its component has the usual shape, at a third of the cost;
+    /// Calls the core module of a policy directly where its component has the usual shape, at a third of the cost;
     /// `false` goes through the component always. Default: true.
     pub(crate) direct_calls: Option<bool>,
     /// When a failing policy is taken out of service.

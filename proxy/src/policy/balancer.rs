@@ -6,12 +6,11 @@ use std::sync::Arc;
 use wasmtime::{InstancePre, Store};
 
 use super::bindings::{balancer, state, types};
-use super::compiled::{Compiled, Interests, Setup, Simulation};
-use super::direct::Direct;
+use super::compiled::{Compiled, Interests, Role, Setup, Simulation};
+use super::direct;
 use super::host::HostState;
 use super::instance::{Guest, configured, lowered, shortened};
 use super::refusal::{Failure, Refusal};
-use super::shape::CORE_EXPORT;
 use crate::head::RequestFacts;
 use crate::snapshot::{Digest, Endpoint};
 
@@ -28,7 +27,7 @@ pub struct BalancerInstance {
 /// The two ways of calling.
 enum Exports {
     Component { balancer: balancer::Guest, state: Option<state::Guest> },
-    Direct(Box<Direct>),
+    Direct(Box<direct::balancer::Balancer>),
 }
 
 /// The facts of one attempt.
@@ -195,22 +194,23 @@ impl BalancerInstance {
 /// The first instance is always the component: that checks every type against the contract, and shows whether its
 /// core module can be had, linked and started.
 fn start(compiled: &Compiled, open: impl Fn() -> Guest) -> Result<(Guest, Exports), Refusal> {
-    if let Some(Some(core)) = compiled.core().get() {
-        return direct(core, open());
+    let known = compiled.core(Role::Balancer);
+    if let Some(Some(core)) = known.get() {
+        return directly(core, open());
     }
+    let indices = compiled.balancer_indices()?;
     let mut guest = open();
     let instance = guest.instantiate(compiled)?;
     let load = |e: wasmtime::Error| Refusal::Mismatch { message: format!("{e:#}") };
-    let balancer = compiled.balancer_indices()?.load(&mut guest.store, &instance).map_err(load)?;
+    let balancer = indices.load(&mut guest.store, &instance).map_err(load)?;
     let state = compiled.state_indices().map(|s| s.load(&mut guest.store, &instance));
     let state = state.transpose().map_err(load)?;
-    if compiled.core().get().is_none() && compiled.engine().host().direct_calls {
-        let module = instance.get_module(&mut guest.store, CORE_EXPORT);
-        let core = module.and_then(|module| compiled.engine().core_linker().instantiate_pre(&module).ok());
-        let started = core.and_then(|core| Some((direct(&core, open()).ok()?, core)));
+    if known.get().is_none() {
+        let core = guest.core_of(compiled, &instance);
+        let started = core.and_then(|core| Some((directly(&core, open()).ok()?, core)));
         let (started, core) = started.unzip();
         // Two threads may find the same out at once.
-        let _ = compiled.core().set(core);
+        let _ = known.set(core);
         if let Some(started) = started {
             return Ok(started);
         }
@@ -218,8 +218,8 @@ fn start(compiled: &Compiled, open: impl Fn() -> Guest) -> Result<(Guest, Export
     Ok((guest, Exports::Component { balancer, state }))
 }
 
-fn direct(core: &InstancePre<HostState>, mut guest: Guest) -> Result<(Guest, Exports), Refusal> {
-    let exports = guest.call_slowly("instantiate", |store| Direct::start(core, store));
+fn directly(core: &InstancePre<HostState>, mut guest: Guest) -> Result<(Guest, Exports), Refusal> {
+    let exports = guest.call_slowly("instantiate", |store| direct::balancer::Balancer::start(core, store));
     let exports = exports.map_err(|failure| Refusal::FailedToStart { failure })?;
     Ok((guest, Exports::Direct(Box::new(exports))))
 }
@@ -281,7 +281,7 @@ impl Exports {
         match self {
             Self::Component { state: Some(state), .. } => state.call_export_state(store),
             Self::Component { state: None, .. } => Ok(Vec::new()),
-            Self::Direct(direct) => direct.export_state(store),
+            Self::Direct(direct) => direct.state.export(store),
         }
     }
 
@@ -293,7 +293,7 @@ impl Exports {
         match self {
             Self::Component { state: Some(state), .. } => state.call_import_state(store, bytes),
             Self::Component { state: None, .. } => Ok(Ok(())),
-            Self::Direct(direct) => direct.import_state(store, bytes),
+            Self::Direct(direct) => direct.state.import(store, bytes),
         }
     }
 }

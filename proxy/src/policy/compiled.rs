@@ -21,8 +21,8 @@ pub struct Compiled {
     engine: Engine,
     digest: Digest,
     pre: InstancePre<HostState>,
-    /// The core module to be called directly, if there is one: known once a balancer has been started.
-    core: OnceLock<Option<wasmtime::InstancePre<HostState>>>,
+    /// By role, the core module to be called directly, if that can be: known once an instance has been started.
+    cores: [Core; 2],
     balancer: Option<balancer::GuestIndices>,
     router: Option<router::GuestIndices>,
     state: Option<state::GuestIndices>,
@@ -54,6 +54,16 @@ pub struct Interests {
     pub ticks: bool,
     pub state: bool,
     pub rebuild: bool,
+}
+
+/// Unknown, none, or ready to be instantiated.
+pub(super) type Core = OnceLock<Option<wasmtime::InstancePre<HostState>>>;
+
+/// What an instance is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Role {
+    Balancer,
+    Router,
 }
 
 /// Given time and randomness.
@@ -92,7 +102,7 @@ impl Compiled {
             engine,
             digest,
             pre,
-            core: OnceLock::new(),
+            cores: [OnceLock::new(), OnceLock::new()],
             balancer,
             router,
             state,
@@ -176,13 +186,13 @@ impl Compiled {
         &self.pre
     }
 
-    /// Whether balancers made from it are called without the component around them; known once one has been made.
+    /// Whether instances made from it are called without the component around them; known once one has been made.
     pub fn is_direct(&self) -> bool {
-        self.core.get().is_some_and(Option::is_some)
+        self.cores.iter().any(|core| core.get().is_some_and(Option::is_some))
     }
 
-    pub(super) fn core(&self) -> &OnceLock<Option<wasmtime::InstancePre<HostState>>> {
-        &self.core
+    pub(super) fn core(&self, role: Role) -> &Core {
+        &self.cores[role as usize]
     }
 
     pub(super) fn balancer_indices(&self) -> Result<&balancer::GuestIndices, Refusal> {

@@ -10,6 +10,7 @@ use super::compiled::{Compiled, Interests, Setup, Simulation};
 use super::epoch::Deadline;
 use super::host::{HANDLES_MAX, HostState};
 use super::refusal::{Failure, Refusal};
+use super::shape::CORE_EXPORT;
 
 /// A store for one instance, and the way every call into it goes.
 pub(super) struct Guest {
@@ -45,6 +46,18 @@ impl Guest {
     pub(super) fn instantiate(&mut self, compiled: &Compiled) -> Result<Instance, Refusal> {
         self.call_slowly("instantiate", |store| compiled.pre().instantiate(store))
             .map_err(|failure| Refusal::FailedToStart { failure })
+    }
+
+    /// The core module of a component whose usual shape lets it be called directly, linked.
+    pub(super) fn core_of(
+        &mut self,
+        compiled: &Compiled,
+        component: &Instance,
+    ) -> Option<wasmtime::InstancePre<HostState>> {
+        let engine = compiled.engine();
+        let module =
+            component.get_module(&mut self.store, CORE_EXPORT).filter(|_| engine.host().direct_calls)?;
+        engine.core_linker().instantiate_pre(&module).ok()
     }
 
     /// A call on the request path.

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::guest::{Balancer, endpoints, engine, host, metrics, setup};
 use crate::config::PolicyHost;
 use crate::head::{HeadLimits, RequestFacts, RequestHead};
+use crate::policy::compiler::{componentize, embed_world};
 use crate::policy::{
-    BalancerInstance, Choice, Compiled, Engine, Failure, Observation, Outcome, PickContext, builtin,
+    BalancerInstance, Choice, Compiled, Engine, Failure, Observation, Outcome, PickContext, RouteContext,
+    Setup, builtin,
 };
 
 fn through_component() -> Engine {
@@ -243,5 +245,123 @@ fn a_list_that_does_not_fit_into_the_guest_fails_in_both_ways() {
         assert_eq!(compiled.is_direct(), direct_calls);
         let failure = instance.update(endpoints(5_000)).expect_err("64 KiB hold no 5,000 endpoints");
         assert_eq!(failure.kind, crate::policy::FailureKind::Trap, "{failure}");
+    }
+}
+
+/// What a router answers to requests that differ in what routers look at.
+fn decisions(compiled: &Arc<Compiled>, config: &str) -> Vec<String> {
+    let backends = ["stable".to_owned(), "canary".to_owned()];
+    let setup = Setup { config, ..setup(&metrics()) };
+    let mut router = compiled.simulated_router(&setup, &backends, 7, 1_000).expect("starts");
+    let mut random = outrigger_sdk::testing::Random::new(5);
+    let mut seen = Vec::new();
+    let mut request = request();
+    for step in 0..300 {
+        let ctx = RouteContext { hash: random.next(), random: random.next(), now: step };
+        let (back, decision) = router.route(request, ctx);
+        request = back;
+        seen.push(format!("{decision:?}"));
+    }
+    seen.push(format!("{:?} {:?}", router.tick(9), router.export_state()));
+    seen
+}
+
+#[test]
+fn first_party_routers_decide_the_same_in_both_ways() {
+    let (directly, through) = (engine(), through_component());
+    let header = r#"{"rules": [{"headers": [{"name": "x-user", "exact": "seven"}], "backend": "canary"}]}"#;
+    let sticky = r#"{"percent": 30, "cookie": "lane", "sticky": true}"#;
+    for (name, config) in [("canary", sticky), ("canary", r#"{"percent": 30}"#), ("header-match", header)] {
+        let bytes = builtin::bytes(name).expect("built in");
+        let [a, b] = [&directly, &through].map(|engine| engine.load(bytes).expect("loads"));
+        assert_eq!(decisions(&a, config), decisions(&b, config), "{name}");
+        assert!(a.is_direct() && !b.is_direct());
+    }
+}
+
+/// A router that answers with the decision laid down at 1024; `{data}` are words from there on, in hex. At 512 lies
+/// "/a?b", at 520 "x-a", at 528 the list of one header x-a: x-a, and at 544 the list of two texts.
+fn router_with(data: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+        (memory (export "memory") 64)
+        (global $next (mut i32) (i32.const 65536))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (global.set $next (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
+            (global.get $next)
+            (global.set $next (i32.add (global.get $next) (local.get 3))))
+        (func (export "outrigger:policy/router@0.1.0#configure")
+            (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 16))
+        (func (export "outrigger:policy/router@0.1.0#route")
+            (param i32 i32 i32 i32 i32 i32 i64 i64 i64) (result i32) (i32.const 1024))
+        (func (export "outrigger:policy/router@0.1.0#tick") (param i64))
+        (func (export "outrigger:policy/state@0.1.0#export-state") (result i32) (i32.const 16))
+        (func (export "outrigger:policy/state@0.1.0#import-state") (param i32 i32) (result i32) (i32.const 16))
+        (data (i32.const 512) "/a?b") (data (i32.const 520) "x-a")
+        (data (i32.const 528) "\08\02\00\00\03\00\00\00\08\02\00\00\03\00\00\00")
+        (data (i32.const 544) "\08\02\00\00\03\00\00\00\08\02\00\00\03\00\00\00")
+        (data (i32.const 1024) "{data}"))"#
+    );
+    let module = wat::parse_str(&text).expect("valid text");
+    componentize(&embed_world(&module, "request-router").expect("world")).expect("component")
+}
+
+/// Words as bytes in the text format.
+fn data(words: &[u32]) -> String {
+    words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect()
+}
+
+#[test]
+fn every_decision_is_read_the_same_in_both_ways() {
+    let text = [512, 4];
+    let (headers, names) = ([528, 1], [544, 2]);
+    // Case and padding, then the record.
+    let forward = |retry: u32, timeout: [u32; 4], mirror: [u32; 2]| {
+        let mut words = vec![2, 0, 1, 1];
+        words.extend(text);
+        words.extend([0, 0, 0]);
+        words.extend(headers);
+        words.extend(names);
+        words.extend(headers);
+        words.push(0);
+        words.extend(timeout);
+        words.extend([retry, 1, 520, 3]);
+        words.extend(mirror);
+        words
+    };
+    let many = 1 << 20;
+    let cases: Vec<(Vec<u32>, bool)> = vec![
+        (vec![0], true),
+        (vec![1, 0, 1], true),
+        (vec![1, 0, 9], false),
+        (forward(0, [0, 0, 0, 0], [0, 0]), true),
+        (forward(2, [1, 0, 7, 1], [1, 1]), true),
+        (forward(3, [0, 0, 0, 0], [0, 0]), false),
+        (forward(0, [2, 0, 0, 0], [0, 0]), false),
+        (vec![3, 0, 302, 512, 4], true),
+        (vec![3, 0, 299, 512, 4], false),
+        (vec![3, 0, 302, u32::MAX, 4], false),
+        (vec![3, 0, 302, 512, u32::MAX], false),
+        (vec![4, 0, 200, 528, 1, 512, 4], true),
+        (vec![4, 0, 200, 529, 1, 512, 4], false),
+        (vec![4, 0, 200, 528, many, 512, 4], false),
+        (vec![4, 0, 200, 528, 1, 0, 4 << 20], false),
+        (vec![5], false),
+    ];
+    for (words, good) in cases {
+        let component = router_with(&data(&words));
+        let [direct, through] = [true, false].map(|direct_calls| {
+            let host = PolicyHost { direct_calls, component_bytes_max: 8 << 20, ..host() };
+            let compiled = Engine::new(&host).expect("engine").load(&component).expect("loads");
+            let backends = ["stable".to_owned(), "canary".to_owned()];
+            let mut router = compiled.router(&setup(&metrics()), &backends, None).expect("starts");
+            assert_eq!(compiled.is_direct(), direct_calls);
+            router.route(request(), RouteContext::default()).1
+        });
+        assert_eq!(direct.is_ok(), good, "{words:?}: {direct:?}");
+        match (direct, through) {
+            (Err(a), Err(b)) => assert_eq!(a.kind, b.kind, "{words:?}: {a}, but through the component: {b}"),
+            (a, b) => assert_eq!(a, b, "{words:?}"),
+        }
     }
 }
