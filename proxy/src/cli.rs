@@ -1,6 +1,9 @@
 //! The verbs of the program, one file each.
 
+pub mod admin;
 pub mod check;
 pub mod demo;
 pub mod policy;
 pub mod run;
+pub mod status;
+pub mod wait;

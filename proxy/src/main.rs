@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, policy, run};
+use outrigger::cli::{check, demo, policy, run, status, wait};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -26,6 +26,10 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Check a configuration and the services file it names; print every error with its place.
     Check(check::CheckArgs),
+    /// Wait until a sidecar is ready, then run a command in this process's place.
+    Wait(wait::WaitArgs),
+    /// Show services, endpoints and policies of a running sidecar.
+    Status(status::StatusArgs),
     /// Write, build, check and measure policies.
     Policy(policy::PolicyCommand),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Check(args) => check::run(args),
+        Verb::Wait(args) => wait::run(args),
+        Verb::Status(args) => status::run(args),
         Verb::Policy(command) => policy::run(&command),
         Verb::CompileComponent => compiler::child_main(),
     }

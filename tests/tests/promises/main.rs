@@ -18,6 +18,7 @@ mod endpoints_die;
 mod hostile_policies;
 mod http1;
 mod http1_bodies;
+mod lifecycle;
 mod memory;
 mod policies_work;
 mod registry_reload;

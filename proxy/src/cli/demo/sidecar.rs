@@ -9,17 +9,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::header::HOST;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::handshake;
-use hyper_util::rt::TokioIo;
+use http::Method;
 use serde_json::Value;
-use tokio::net::TcpStream;
 
 use super::backends::{Backend, COUNT};
 use super::readings::Readings;
 use crate::app::{self, Running};
+use crate::cli::admin::Address;
 use crate::config;
 use crate::policy::builtin;
 
@@ -27,7 +23,6 @@ use crate::policy::builtin;
 pub(super) const SERVICE: &str = "shop";
 /// The configured policy whose component is swapped.
 pub(super) const POLICY: &str = "demo";
-const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// A proxy with all that belongs to it.
 #[derive(Debug)]
@@ -105,14 +100,7 @@ impl Sidecar {
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
         let what = format!("{method} {path}");
-        let (mut connection, driver) = handshake(TokioIo::new(TcpStream::connect(self.admin).await?)).await?;
-        let driver = tokio::spawn(driver);
-        let request = Request::builder().method(method).uri(path).header(HOST, self.admin.to_string());
-        let answer = connection.send_request(request.body(Full::new(body))?).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{what}: {error}"))?.to_bytes();
-        driver.abort();
+        let (status, body) = Address::Tcp(self.admin).ask(method, path, None, body).await?;
         if !status.is_success() {
             bail!("{what}: {status}: {}", String::from_utf8_lossy(&body).trim());
         }
