@@ -3,4 +3,6 @@
 pub mod check;
 pub mod demo;
 pub mod policy;
+mod ready;
+pub mod registry;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, policy, run};
+use outrigger::cli::{check, demo, policy, registry, run};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -28,6 +28,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Write, build, check and measure policies.
     Policy(policy::PolicyCommand),
+    /// Run the embedded registry: services, checks and keys on one machine, behind a part of Consul's interface.
+    Registry(registry::RegistryArgs),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
     #[command(name = compiler::CHILD_VERB, hide = true)]
     CompileComponent,
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Policy(command) => policy::run(&command),
+        Verb::Registry(args) => registry::run(args),
         Verb::CompileComponent => compiler::child_main(),
     }
 }
