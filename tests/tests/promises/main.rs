@@ -21,6 +21,8 @@ mod http1_bodies;
 mod memory;
 mod policies_work;
 mod registry_reload;
+mod registry_server;
+mod registry_server_crash;
 mod routers;
 mod smuggling;
 mod swap;
