@@ -4,6 +4,8 @@ pub mod admin;
 pub mod check;
 pub mod demo;
 pub mod policy;
+mod ready;
+pub mod registry;
 pub mod run;
 pub mod status;
 pub mod wait;

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::config;
 use crate::control::registry::file;
-use crate::metrics::{FAMILIES, POLICY_DISTRIBUTION};
+use crate::metrics::{FAMILIES, Family, POLICY_DISTRIBUTION};
+use crate::registry_server;
 
 /// Compares the part `name` of a document with what it should be, or writes it.
 pub(crate) fn keep(document: &str, name: &str, table: &str) {
@@ -36,8 +37,13 @@ pub(crate) fn keep(document: &str, name: &str, table: &str) {
 
 #[test]
 fn metrics_are_documented() {
+    keep("METRICS.md", "families", &families(FAMILIES.iter().chain([&POLICY_DISTRIBUTION])));
+    keep("REGISTRY.md", "families", &families(registry_server::metrics::FAMILIES.iter()));
+}
+
+fn families<'a>(families: impl Iterator<Item = &'a Family>) -> String {
     let mut table = String::from("| family | type | labels | meaning |\n|---|---|---|---|\n");
-    for family in FAMILIES.iter().chain([&POLICY_DISTRIBUTION]) {
+    for family in families {
         let kind = match family.name {
             _ if !family.buckets.is_empty() || family.name == POLICY_DISTRIBUTION.name => "histogram",
             name if name.ends_with("_total") => "counter",
@@ -46,7 +52,12 @@ fn metrics_are_documented() {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         line(&mut table, &[&format!("`{}`", family.name), kind, &labels.join(", "), family.help]);
     }
-    keep("METRICS.md", "families", &table);
+    table
+}
+
+#[test]
+fn the_registry_s_settings_are_documented() {
+    keep("REGISTRY.md", "settings", &Reference::of(&registry_server::settings::schema()));
 }
 
 #[test]

@@ -12,5 +12,6 @@ pub mod link;
 pub mod logging;
 pub mod metrics;
 pub mod policy;
+pub mod registry_server;
 pub mod snapshot;
 pub mod worker;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, policy, run, status, wait};
+use outrigger::cli::{check, demo, policy, registry, run, status, wait};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -32,6 +32,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Write, build, check and measure policies.
     Policy(policy::PolicyCommand),
+    /// Run the embedded registry: services, checks and keys on one machine, behind a part of Consul's interface.
+    Registry(registry::RegistryArgs),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
     #[command(name = compiler::CHILD_VERB, hide = true)]
     CompileComponent,
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Wait(args) => wait::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Policy(command) => policy::run(&command),
+        Verb::Registry(args) => registry::run(args),
         Verb::CompileComponent => compiler::child_main(),
     }
 }

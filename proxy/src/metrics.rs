@@ -13,14 +13,14 @@ use prometheus::{
     TextEncoder,
 };
 
-use declare::{Declare, Family};
-
 use crate::policy::PolicyMetrics;
 
 mod declare;
 mod policies;
 mod process;
 
+pub(crate) use declare::Declare;
+pub use declare::Family;
 pub use policies::POLICY_DISTRIBUTION;
 pub use process::Process;
 
@@ -28,7 +28,7 @@ pub use process::Process;
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Families>);
 
-/// Declares `Families` with one field per line, and `FAMILIES`, the same as data.
+/// Declares `Families` with one field per line, and `FAMILIES`, the same as data. Each program has one table.
 macro_rules! families {
     ($($field:ident: $kind:ty = $name:literal, [$($label:literal),*], $help:literal $(, $buckets:ident)?;)*) => {
         /// One field per family.
@@ -45,7 +45,7 @@ macro_rules! families {
         ];
 
         impl Families {
-            fn new() -> Result<Self, Error> {
+            pub fn new() -> Result<Self, Error> {
                 let registry = Registry::new();
                 let mut table = FAMILIES.iter();
                 let mut next = || table.next().ok_or_else(|| Error::Msg("the table of metrics is short".into()));
@@ -54,7 +54,7 @@ macro_rules! families {
             }
 
             /// Drops every label set in which `label` has this value.
-            fn forget(&self, label: &str, value: &str) {
+            pub fn forget(&self, label: &str, value: &str) {
                 $(self.$field.forget(label, value);)*
             }
         }
@@ -62,6 +62,7 @@ macro_rules! families {
     (@ $buckets:ident) => { $buckets };
     (@) => { &[] };
 }
+pub(crate) use families;
 
 families! {
     requests: IntCounterVec = "outrigger_requests_total", ["direction", "service", "route", "code_class", "outcome"],

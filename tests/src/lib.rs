@@ -18,6 +18,7 @@ pub mod load;
 pub mod metrics;
 pub mod program;
 pub mod proxy;
+pub mod registry;
 pub mod shared;
 pub mod wait;
 pub mod wire;

@@ -1,6 +1,5 @@
 //! `outrigger run`: the sidecar itself, from start to a drained end.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::ready;
 use crate::app::{self, Running};
 use crate::{config, logging};
 
@@ -115,11 +115,5 @@ fn announce(ready_file: Option<&Path>, running: &Running) -> anyhow::Result<()> 
     let admin = running.admin.map(|a| a.to_string());
     tracing::info!(outbound = outbound.join(","), admin = admin.as_deref().unwrap_or("unix"), "ready");
     let Some(path) = ready_file else { return Ok(()) };
-    let text = serde_json::json!({ "outbound": outbound, "admin": admin }).to_string();
-    let write = || -> std::io::Result<()> {
-        let beside = path.with_extension("partial");
-        std::fs::File::create(&beside)?.write_all(text.as_bytes())?;
-        std::fs::rename(&beside, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    ready::write(path, &serde_json::json!({ "outbound": outbound, "admin": admin }))
 }

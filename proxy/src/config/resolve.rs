@@ -16,7 +16,7 @@ use super::resolved::{
 };
 use super::{builtin_kind, written};
 
-mod admin;
+pub(crate) mod admin;
 pub(crate) mod check;
 mod policy;
 mod route;
@@ -139,7 +139,7 @@ fn file(written: Option<&str>, base: &Path, at: &FieldPath<'_>, problems: &mut P
     base.join(written.unwrap_or_default())
 }
 
-fn log(written: written::Log, at: &FieldPath<'_>, problems: &mut Problems) -> Log {
+pub(crate) fn log(written: written::Log, at: &FieldPath<'_>, problems: &mut Problems) -> Log {
     let filter = written.filter.unwrap_or_else(|| "info".to_owned());
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&filter) {
         problems.report(&at.field("filter"), format!("not a filter: {error}"));

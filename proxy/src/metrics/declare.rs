@@ -19,7 +19,7 @@ pub struct Family {
 }
 
 /// A kind of metric that the table may name.
-pub(super) trait Declare: Sized {
+pub(crate) trait Declare: Sized {
     fn declare(family: &Family, registry: &Registry) -> Result<Self, Error>;
 
     /// Drops the label sets in which `label` has this value.

@@ -21,7 +21,7 @@ pub struct Process {
 
 impl Process {
     /// Called as the process starts: the time of the call is taken for the time of the start.
-    pub(super) fn declare(registry: &Registry) -> Result<Self, Error> {
+    pub(crate) fn declare(registry: &Registry) -> Result<Self, Error> {
         let gauge = |name: &str, help: &str| {
             let gauge = Gauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
@@ -43,7 +43,7 @@ impl Process {
     }
 
     /// What cannot be read keeps its last value.
-    pub(super) fn sample(&self) {
+    pub(crate) fn sample(&self) {
         let time = clock_gettime(ClockId::ProcessCPUTime);
         #[allow(clippy::cast_precision_loss, reason = "precise for a hundred million seconds")]
         let cpu = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;

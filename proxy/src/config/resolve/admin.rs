@@ -73,7 +73,7 @@ fn listen(written: Option<&str>, base: &Path, at: &FieldPath<'_>, problems: &mut
     AdminListen::Unix(socket)
 }
 
-fn read_token(file: &PathBuf, at: &FieldPath<'_>, problems: &mut Problems) -> Option<Secret> {
+pub(crate) fn read_token(file: &PathBuf, at: &FieldPath<'_>, problems: &mut Problems) -> Option<Secret> {
     let mut text = String::new();
     let read =
         std::fs::File::open(file).and_then(|file| file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text));
@@ -85,7 +85,7 @@ fn read_token(file: &PathBuf, at: &FieldPath<'_>, problems: &mut Problems) -> Op
 }
 
 /// A token travels in a header: printable ASCII without spaces.
-fn token_from(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<Secret> {
+pub(crate) fn token_from(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<Secret> {
     if text.is_empty() {
         problems.report(at, "the token is empty");
         return None;

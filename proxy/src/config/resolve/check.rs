@@ -31,7 +31,7 @@ pub(crate) fn range<T: PartialOrd + Display + Copy>(
 }
 
 /// A size within bounds, in bytes.
-pub(super) fn size(
+pub(crate) fn size(
     value: Option<Size>,
     default: usize,
     allowed: RangeInclusive<usize>,
@@ -42,7 +42,7 @@ pub(super) fn size(
 }
 
 /// A duration above zero, and not beyond a day.
-pub(super) fn span(
+pub(crate) fn span(
     value: Option<Span>,
     default: Duration,
     at: &FieldPath<'_>,
@@ -58,7 +58,7 @@ pub(super) fn span(
 }
 
 /// At most so many entries.
-pub(super) fn count(entries: usize, max: usize, at: &FieldPath<'_>, problems: &mut Problems) {
+pub(crate) fn count(entries: usize, max: usize, at: &FieldPath<'_>, problems: &mut Problems) {
     if entries > max {
         problems.report(at, format!("{entries} entries; at most {max} are possible"));
     }
