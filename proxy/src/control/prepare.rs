@@ -87,11 +87,8 @@ fn balancer_needs(
     held: &SlotInterests,
     versions: &Versions<'_>,
 ) -> Vec<Need> {
-    let pools = old.into_iter().flat_map(|world| &world.snapshot.pools);
-    let old: HashMap<&str, &Arc<Pool>> = pools.map(|pool| (&*pool.name, pool)).collect();
-    let need = |pool: &Arc<Pool>| {
+    let need = |pool: &Arc<Pool>, before: Option<&Arc<Pool>>| {
         let slot = Slot::Balancer(Arc::clone(&pool.name));
-        let before = old.get(&*pool.name);
         let interests = held.get(&slot).copied();
         let same_policy = before.is_some_and(|old| old.balancer == pool.balancer);
         let same_list = before.is_some_and(|old| Arc::ptr_eq(&old.endpoints, &pool.endpoints));
@@ -103,7 +100,16 @@ fn balancer_needs(
             !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
         Some(need)
     };
-    new.snapshot.pools.iter().filter_map(need).collect()
+    let pools = &new.snapshot.pools;
+    if let (Some(old), Some(patch)) = (old, &new.snapshot.patch)
+        && patch.base == old.snapshot.version
+    {
+        let pairs = patch.pools.iter().filter_map(|at| Some((pools.get(*at)?, old.snapshot.pools.get(*at))));
+        return pairs.filter_map(|(pool, before)| need(pool, before)).collect();
+    }
+    let before = old.into_iter().flat_map(|world| world.snapshot.pools.iter());
+    let before: HashMap<&str, &Arc<Pool>> = before.map(|pool| (&*pool.name, pool)).collect();
+    pools.iter().filter_map(|pool| need(pool, before.get(&*pool.name).copied())).collect()
 }
 
 fn router_needs(
@@ -139,12 +145,16 @@ pub fn need_of(world: &World, slot: &Slot, versions: &Versions<'_>) -> Option<Ne
     }
 }
 
+/// Every place with the policy that works in it.
+pub fn uses(world: &World) -> impl Iterator<Item = (&Arc<str>, Slot)> {
+    let pools = world.snapshot.pools.iter();
+    let pools = pools.map(|pool| (&pool.balancer.policy, Slot::Balancer(Arc::clone(&pool.name))));
+    pools.chain(routers(world).map(|(name, router)| (&router.policy.policy, Slot::Router(name.into()))))
+}
+
 /// All places in which a policy works.
 pub fn slots_of(world: &World, policy: &str) -> Vec<Slot> {
-    let pools = world.snapshot.pools.iter().filter(|pool| *pool.balancer.policy == *policy);
-    let routes = routers(world).filter(|(_, router)| *router.policy.policy == *policy);
-    let pools = pools.map(|pool| Slot::Balancer(Arc::clone(&pool.name)));
-    pools.chain(routes.map(|(name, _)| Slot::Router(name.into()))).collect()
+    uses(world).filter(|(used, _)| ***used == *policy).map(|(_, slot)| slot).collect()
 }
 
 /// Makes one instance per worker for each place. Blocks. `states` holds what the old instances handed over, by slot

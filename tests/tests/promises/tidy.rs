@@ -113,9 +113,19 @@ fn what_all_rest_on_knows_nobody_above() {
 fn foreign_types_stay_in_their_rooms() {
     assert_only_in(&["policy"], &["wasmtime::", "use wasmtime"]);
     assert_only_in(&["policy", "cli/policy"], &["wit_component", "wit_parser"]);
-    assert_only_in(&["control/admin", "cli/demo"], &["hyper::server", "hyper::service", "hyper_util"]);
+    assert_only_in(&["control/admin", "cli/demo"], &["hyper::server", "hyper::service"]);
     assert_only_in(
-        &["metrics", "worker/record.rs", "control/admin/scrape.rs", "logging.rs"],
+        &["control/admin", "control/registry/http.rs", "control/register/health.rs", "cli/demo"],
+        &["hyper_util"],
+    );
+    assert_only_in(
+        &[
+            "metrics",
+            "worker/record.rs",
+            "control/admin/scrape.rs",
+            "control/register/health.rs",
+            "logging.rs",
+        ],
         &["use prometheus"],
     );
     assert_only_in(&["config"], &["saphyr"]);
