@@ -13,6 +13,10 @@ use crate::link::{Instance, Slot};
 use crate::policy::{Compiled, Interests, PolicyMetrics, Refusal, Setup};
 use crate::snapshot::{Endpoint, PolicyRef, Pool, RouteTarget, Router};
 
+/// Balancers' instances in this process. Each takes memory, and some of the 65,530 mappings that the kernel grants
+/// (`vm.max_map_count`); a process without any left cannot run WebAssembly at all, and ends.
+const INSTANCES_MAX: usize = 4096;
+
 /// A place that wants new instances.
 #[derive(Debug, Clone)]
 pub struct Need {
@@ -81,13 +85,24 @@ pub fn needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &
     needs
 }
 
+/// Whether there is room for an instance in every pool. Otherwise only services that the configuration names have one,
+/// and the fallback balances the others.
+pub fn has_room(world: &World) -> bool {
+    world.snapshot.pools.len() <= INSTANCES_MAX / world.snapshot.config.workers.max(1)
+}
+
 fn balancer_needs(
     old: Option<&World>,
     new: &World,
     held: &SlotInterests,
     versions: &Versions<'_>,
 ) -> Vec<Need> {
+    let room = has_room(new);
+    let config = &new.snapshot.config;
     let need = |pool: &Arc<Pool>, before: Option<&Arc<Pool>>| {
+        if !room && pool.name == pool.service && !config.services.contains_key(&*pool.service) {
+            return None;
+        }
         let slot = Slot::Balancer(Arc::clone(&pool.name));
         let interests = held.get(&slot).copied();
         let same_policy = before.is_some_and(|old| old.balancer == pool.balancer);
@@ -95,7 +110,7 @@ fn balancer_needs(
         if same_policy && interests.is_some_and(|i| same_list || !i.rebuild) {
             return None;
         }
-        let mut need = balancer_need(&new.snapshot.config, pool, versions)?;
+        let mut need = balancer_need(config, pool, versions)?;
         need.hands_over =
             !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
         Some(need)

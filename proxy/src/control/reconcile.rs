@@ -264,6 +264,7 @@ impl Reconciler {
         }
         if world.snapshot.patch.is_none() {
             self.uses = status::uses(&world);
+            self.faults.crowded = !prepare::has_room(&world);
         }
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.snapshots.send_replace(Some(Arc::clone(&world.snapshot)));

@@ -87,6 +87,8 @@ pub(super) struct Faults {
     pub(super) registry: Vec<String>,
     /// The registry has been silent for too long.
     pub(super) stale: Option<String>,
+    /// More services than instances can be made for.
+    pub(super) crowded: bool,
     /// Fields of the configuration that wait for a restart.
     pub(super) restart: Vec<&'static str>,
     /// Versions that are wanted and not in force, by policy.
@@ -94,6 +96,9 @@ pub(super) struct Faults {
     /// The latest of each policy, whatever came after it.
     refusals: BTreeMap<Arc<str>, RefusalStatus>,
 }
+
+const CROWDED: &str = "registry: too many services for an instance each: the proxy's own balancer serves those without \
+                       an entry in `services`; `registry.services` can name what this workload needs";
 
 impl Faults {
     /// A version is wanted that the policy's host or one of its uses refused.
@@ -124,7 +129,8 @@ impl Faults {
         let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
         let restart =
             self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
-        config.chain(registry).chain(policies).chain(restart)
+        let crowded = self.crowded.then(|| CROWDED.to_owned());
+        config.chain(registry).chain(crowded).chain(policies).chain(restart)
     }
 }
 

@@ -207,6 +207,7 @@ fn the_cost_of_a_change_does_not_follow_the_catalogue() {
         all.services.insert(format!("s{service:05}").into(), records.collect());
     }
     let first = next(None, &config(), &all);
+    assert!(!crate::control::prepare::has_room(&first));
     let changes = 200;
     let start = std::time::Instant::now();
     let mut world = first;
