@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Command, and the Debian package that has it.
-needed=(curl:curl promtool:prometheus clang:clang wasm-ld:lld)
+needed=(curl:curl etcd:etcd-server promtool:prometheus clang:clang wasm-ld:lld)
 # For the short run of the benchmarks.
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
 # Debian's place for servers, which only root has on the path.

@@ -1,7 +1,7 @@
 //! Start and stop, in order, in this one file: the only one that knows all sides.
 //!
-//! Start: ports, policies and catalogue, workers, then ready. Stop: not ready any more, drain, leave. A worker that
-//! ends before it was told to is fatal to the process: half a proxy is worse than none.
+//! Start: ports, policies and catalogue, workers, then ready. Stop: not ready any more, out of the registry, drain,
+//! leave. A worker that ends before it was told to is fatal to the process: half a proxy is worse than none.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -123,7 +123,9 @@ pub async fn start(
         reports: from_workers,
     };
     let control = Control::start(options).await?;
-    if !control.wait_for_version(1, READY_WAIT).await {
+    // Without a catalogue there is nothing to wait for yet, and `/ready` has to say so.
+    let has_snapshot = control.snapshots().borrow().is_some();
+    if has_snapshot && !control.wait_for_version(1, READY_WAIT).await {
         return Err(AppError::NotReady);
     }
     let admin_address = admin.address();
@@ -141,6 +143,16 @@ impl Running {
             },
             // All senders gone without a word cannot happen while workers run.
             None => AppError::WorkerDied { index: 0, reason: "without a word".into() },
+        }
+    }
+
+    /// Returns when requests are served: at once, unless the registry is away and no earlier catalogue is known.
+    pub fn serves(&self) -> impl Future<Output = ()> + use<> {
+        let control = self.control.clone();
+        async move {
+            while !control.wait_for_version(1, READY_WAIT).await {
+                tracing::warn!("not ready: no catalogue yet");
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::link::{Command, Report};
 use crate::metrics::Metrics;
 use crate::policy::Engine;
 use crate::snapshot::{Digest, Snapshot};
+use register::Registration;
 
 pub mod admin;
 mod events;
@@ -23,6 +24,7 @@ pub mod policies;
 pub mod prepare;
 pub mod publish;
 mod reconcile;
+pub mod register;
 pub mod registry;
 mod sources;
 pub mod status;
@@ -33,7 +35,7 @@ mod fixtures;
 #[cfg(test)]
 mod tests;
 
-pub use reconcile::ApplyError;
+pub use reconcile::{ApplyError, Confirmed};
 pub use status::Status;
 
 /// What control needs to begin.
@@ -58,6 +60,7 @@ pub struct Control {
     snapshots: Current<Option<Arc<Snapshot>>>,
     status: Current<Arc<Status>>,
     applied: Current<u64>,
+    registration: Option<Registration>,
 }
 
 /// Why the program cannot start. Every text names a file and, where there is one, a line.
@@ -80,6 +83,8 @@ pub enum Ask {
     Rollback { policy: Arc<str>, to: Option<String>, reply: Reply },
     /// Lift the quarantine; fresh instances of the same version.
     Reset { policy: Arc<str>, reply: Reply },
+    /// Say that the end is near: `/ready` says no.
+    Leave,
     /// Tell the workers to finish.
     Drain,
 }
@@ -113,7 +118,8 @@ pub enum Denied {
 
 impl Control {
     /// Loads everything, publishes the first snapshot and goes on by itself on this runtime. Returns when the
-    /// workers have been told: they may start before or after.
+    /// workers have been told: they may start before or after. If a registry over the network is away and no earlier
+    /// catalogue is known, it returns all the same, and the first snapshot comes with the registry.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         events::start(options).await
     }
@@ -127,11 +133,16 @@ impl Control {
         Arc::clone(&self.status.borrow())
     }
 
-    /// Returns when all workers serve this version or a later one; false if control has ended or time is up.
+    /// Returns when all workers serve this version or a later one; false if that has not come to pass in time.
     pub async fn wait_for_version(&self, version: u64, at_most: Duration) -> bool {
         let mut applied = self.applied.clone();
         let wait = applied.wait_for(|by_all| *by_all >= version);
-        matches!(tokio::time::timeout(at_most, wait).await, Ok(Ok(_)))
+        match tokio::time::timeout(at_most, wait).await {
+            Ok(Ok(_)) => true,
+            // Control has ended, and the process will.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => false,
+        }
     }
 
     pub async fn put(&self, policy: &str, component: bytes::Bytes) -> Result<Done, Denied> {
@@ -146,9 +157,13 @@ impl Control {
         self.ask(|reply| Ask::Reset { policy: policy.into(), reply }).await
     }
 
-    /// `/ready` says no from now on, and every worker is told to finish.
+    /// `/ready` says no from now on, the workload leaves the registry, and then every worker is told to finish.
     pub async fn drain(&self) {
         // If control has ended, its workers have been told to.
+        let _ = self.asks.send(Ask::Leave).await;
+        if let Some(registration) = &self.registration {
+            registration.stop().await;
+        }
         let _ = self.asks.send(Ask::Drain).await;
     }
 

@@ -121,6 +121,20 @@ families! {
         "Seconds since the registry last confirmed what it says.";
     registry_valid: IntGauge = "outrigger_registry_valid", [],
         "1 if the registry's last word could be used.";
+    registry_failures: IntCounter = "outrigger_registry_failures_total", [],
+        "Exchanges with the registry that failed.";
+    registry_resyncs: IntCounterVec = "outrigger_registry_resyncs_total", ["reason"],
+        "Times that the whole catalogue was fetched, by why.";
+    registry_bad_entries: IntCounter = "outrigger_registry_bad_entries_total", [],
+        "Entries of the registry that could not be read.";
+    registry_held_endpoints: IntGauge = "outrigger_registry_held_endpoints", [],
+        "Endpoints that the registry has forgotten and that are kept because they answer.";
+    registered: IntGauge = "outrigger_registered", [],
+        "1 if the workload is registered.";
+    registrations: IntCounter = "outrigger_registrations_total", [],
+        "Times that the workload was registered, or registered again.";
+    workload_healthy: IntGauge = "outrigger_workload_healthy", [],
+        "1 if the workload passes its check.";
     config_valid: IntGauge = "outrigger_config_valid", [],
         "1 if the configuration as it is now on disk is in force.";
     config_reloads: IntCounterVec = "outrigger_config_reloads_total", ["result"],

@@ -11,9 +11,11 @@ use crate::config::{Config, PolicyUse, ServiceSettings};
 
 pub mod route;
 pub mod service;
+pub mod shelf;
 
 pub use route::{Route, RouteTable, RouteTarget, Router};
-pub use service::{Catalogue, Endpoint, EndpointRecord, EndpointState, EndpointStatus};
+pub use service::{Catalogue, Delta, Endpoint, EndpointRecord, EndpointState, EndpointStatus, Records};
+pub use shelf::Shelf;
 
 /// One version of the world.
 #[derive(Debug)]
@@ -22,14 +24,25 @@ pub struct Snapshot {
     pub version: u64,
     pub config: Arc<Config>,
     /// All pools: first one per service (in name order), then those that routes name by labels.
-    pub pools: Vec<Arc<Pool>>,
+    pub pools: Shelf<Arc<Pool>>,
     /// Service name to the index of its whole pool.
     pub services: Arc<HashMap<Arc<str>, usize>>,
     pub routes: Arc<RouteTable>,
+    /// `None`: anything may differ from the version before.
+    pub patch: Option<Patch>,
+}
+
+/// What is different when little is: the number of pools, their names and policies, services, routes and
+/// configuration are those of `base`.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    pub base: u64,
+    /// Indices of the pools that differ.
+    pub pools: Vec<usize>,
 }
 
 /// A set of endpoints with the balancer that picks among them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pool {
     /// `service`, or `service{version=v2}`: the key under which instances are kept from one snapshot to the next.
     pub name: Arc<str>,
@@ -81,6 +94,6 @@ impl Snapshot {
     pub fn empty(config: Arc<Config>) -> Self {
         let services = Arc::new(HashMap::new());
         let routes = Arc::new(RouteTable::new(Vec::new(), Arc::clone(&services), &config.domain));
-        Self { version: 0, config, pools: Vec::new(), services, routes }
+        Self { version: 0, config, pools: Shelf::default(), services, routes, patch: None }
     }
 }

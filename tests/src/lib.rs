@@ -13,12 +13,14 @@
 
 pub mod backend;
 pub mod client;
+pub mod etcd;
 pub mod guest;
 pub mod load;
 pub mod metrics;
 pub mod program;
 pub mod proxy;
 pub mod registry;
+pub mod relay;
 pub mod shared;
 pub mod wait;
 pub mod wire;

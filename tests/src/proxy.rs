@@ -141,6 +141,22 @@ impl Scene {
         Proxy { child, outbound, admin: address(&addresses["admin"]), scene: self }
     }
 
+    /// Starts a proxy that need not become ready: on these ports, which are free. Returns when it answers `/ready`.
+    pub fn start_unready(mut self, outbound: SocketAddr, admin: SocketAddr) -> Proxy {
+        self.change("outbound", &format!("'{outbound}'"));
+        self.change("admin", &format!("{{listen: '{admin}'}}"));
+        self.write();
+        let child = self.spawn(&self.path("ready.json"));
+        let proxy = Proxy { child, outbound, admin: Some(admin), scene: self };
+        wait::until_true("the admin interface", || Client::try_connect(admin).is_ok());
+        proxy
+    }
+
+    /// With a registry over the network in place of the services file, and state kept in the scene.
+    pub fn registry(self, yaml: &str) -> Self {
+        self.set("registry", yaml).set("state_dir", "state")
+    }
+
     fn spawn(&self, ready: &Path) -> Child {
         let log = File::create(self.path("log")).unwrap();
         let access = File::create(self.path("access")).unwrap();
@@ -196,6 +212,24 @@ impl Proxy {
 
     pub fn metrics(&self) -> Metrics {
         Metrics::parse(&self.admin("GET", "/metrics", "", b"").text())
+    }
+
+    /// Addresses of a service's endpoints, each with its status, in order.
+    pub fn endpoints(&self, service: &str) -> Vec<(String, String)> {
+        let endpoints = self.ask("/endpoints");
+        let all = endpoints[service].as_array().cloned().unwrap_or_default();
+        let text = |one: &Value, field: &str| one[field].as_str().unwrap_or_default().to_owned();
+        let mut all: Vec<_> = all.iter().map(|one| (text(one, "address"), text(one, "status"))).collect();
+        all.sort();
+        all
+    }
+
+    /// Waits until a service has exactly these endpoints, all ready.
+    pub fn wait_for_endpoints(&self, service: &str, backends: &[&Backend]) {
+        let mut wanted: Vec<_> =
+            backends.iter().map(|b| (b.address.to_string(), "ready".to_owned())).collect();
+        wanted.sort();
+        wait::until_true(&format!("{service} to be {wanted:?}"), || self.endpoints(service) == wanted);
     }
 
     /// Waits until a sum of samples is at least this.

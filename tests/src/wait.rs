@@ -25,6 +25,18 @@ pub fn until_within<T>(at_most: Duration, what: &str, mut probe: impl FnMut() ->
     }
 }
 
+/// Asks for so long at most: what a server does that holds an answer back.
+pub fn at_most<T>(time: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + time;
+    loop {
+        let found = probe();
+        if found.is_some() || Instant::now() >= end {
+            return found;
+        }
+        pause();
+    }
+}
+
 /// Waits until `holds`.
 pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));

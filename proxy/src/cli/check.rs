@@ -78,30 +78,36 @@ fn schema(form: Form) -> String {
 struct Summary {
     file: PathBuf,
     config: Config,
-    services_file: PathBuf,
-    catalogue: Catalogue,
+    /// `None` with a registry over the network.
+    services: Option<(PathBuf, Catalogue)>,
 }
 
 fn check(path: &Path) -> Result<Summary, Vec<Diagnostic>> {
     let config = config::load(path)?;
-    let RegistrySource::File(services_file) = config.registry.clone();
-    let catalogue = file::load(&services_file)?;
-    Ok(Summary { file: path.to_owned(), config, services_file, catalogue })
+    let services = match &config.registry.source {
+        RegistrySource::File(path) => Some((path.clone(), file::load(path)?)),
+        RegistrySource::Etcd(_) | RegistrySource::Consul(_) => None,
+    };
+    Ok(Summary { file: path.to_owned(), config, services })
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoints = self.catalogue.services.values().map(Vec::len).sum();
         write!(
             f,
-            "ok: {}: {}, {}, {}; {}: {}, {}",
+            "ok: {}: {}, {}, {}",
             self.file.display(),
             Count(self.config.routes.len(), "route", "routes"),
             Count(self.config.services.len(), "service with settings", "services with settings"),
             Count(self.config.policies.len(), "policy file", "policy files"),
-            self.services_file.display(),
-            Count(self.catalogue.services.len(), "service", "services"),
-            Count(endpoints, "endpoint", "endpoints"),
+        )?;
+        let Some((file, catalogue)) = &self.services else { return Ok(()) };
+        write!(
+            f,
+            "; {}: {}, {}",
+            file.display(),
+            Count(catalogue.services.len(), "service", "services"),
+            Count(catalogue.endpoints(), "endpoint", "endpoints"),
         )
     }
 }

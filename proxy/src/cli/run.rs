@@ -68,10 +68,17 @@ async fn serve(args: &RunArgs, config: config::Config) -> anyhow::Result<ExitCod
     // This very program, even after its file has been replaced by an upgrade.
     let compiler = Some(PathBuf::from("/proc/self/exe"));
     let mut running = app::start(args.config.clone(), config, compiler).await?;
-    announce(args.ready_file.as_deref(), &running)?;
-    let failure = tokio::select! {
-        failure = running.failed() => Some(failure),
-        () = either(&mut terminate, &mut interrupt) => None,
+    let mut serves = std::pin::pin!(running.serves());
+    let mut announced = false;
+    let failure = loop {
+        tokio::select! {
+            () = &mut serves, if !announced => {
+                announce(args.ready_file.as_deref(), &running)?;
+                announced = true;
+            }
+            failure = running.failed() => break Some(failure),
+            () = either(&mut terminate, &mut interrupt) => break None,
+        }
     };
     let code = match failure {
         Some(failure) => {

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use super::diagnostic::{FieldPath, Problems};
 use super::resolved::{
-    Config, ForwardedFields, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost, RegistrySource,
-    ServiceSettings,
+    Config, ForwardedFields, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost, ServiceSettings,
 };
 use super::{builtin_kind, written};
 
 pub(crate) mod admin;
 pub(crate) mod check;
 mod policy;
+mod registry;
 mod route;
 mod service;
 
@@ -50,12 +50,17 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
     let outbound = outbound(written.outbound, &root.field("outbound"), problems);
     let admin = admin::resolve(written.admin.unwrap_or_default(), base, &root.field("admin"), problems);
     admin::refuse_shared_port(&admin.listen, &outbound, &root.field("admin"), problems);
+    let node = node(written.node.unwrap_or_default(), &root.field("node"), problems);
+    let state_dir =
+        registry::state_dir(written.state_dir.as_deref(), base, &root.field("state_dir"), problems);
+    let registry = registry::resolve(written.registry, &node, base, &root.field("registry"), problems);
     Config {
-        node: node(written.node.unwrap_or_default(), &root.field("node"), problems),
+        node,
         workers: workers(written.workers, &root.field("workers"), problems),
         outbound,
         admin,
-        registry: registry(written.registry, base, &root.field("registry"), problems),
+        registry,
+        state_dir,
         log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
         domain: domain(written.domain, &root.field("domain"), problems),
         forwarded: forwarded(written.forwarded),
@@ -107,26 +112,6 @@ fn outbound(
         addresses.push(address);
     }
     addresses
-}
-
-fn registry(
-    written: Option<written::Registry>,
-    base: &Path,
-    at: &FieldPath<'_>,
-    problems: &mut Problems,
-) -> RegistrySource {
-    let file = match written {
-        Some(registry) => file(registry.file.as_deref(), base, &at.field("file"), problems),
-        None => {
-            problems.report_with(
-                at,
-                "field `registry` is missing",
-                "as in `registry: {file: services.yaml}`",
-            );
-            PathBuf::new()
-        }
-    };
-    RegistrySource::File(file)
 }
 
 /// A path that must be given.
@@ -245,9 +230,13 @@ fn cache_dir_default() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/cache/outrigger"));
     }
-    let from_env = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     let caches = from_env("XDG_CACHE_HOME").or_else(|| from_env("HOME").map(|home| home.join(".cache")));
     caches.map(|caches| caches.join("outrigger"))
+}
+
+/// A directory that the environment names.
+fn from_env(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute())
 }
 
 fn policies(

@@ -10,6 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod registry;
+
+pub use registry::{
+    Check, CheckKind, Consul, Etcd, MassRemoval, Register, Registry, RegistrySource, Server, Stale,
+};
+
 /// Everything one `outrigger run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -19,7 +25,9 @@ pub struct Config {
     /// Where the workload's requests arrive.
     pub outbound: Vec<SocketAddr>,
     pub admin: Admin,
-    pub registry: RegistrySource,
+    pub registry: Registry,
+    /// The last good catalogue is kept here; `None` keeps none.
+    pub state_dir: Option<PathBuf>,
     pub log: Log,
     /// `SERVICE.<domain>` names the service as well as `SERVICE`.
     pub domain: String,
@@ -84,12 +92,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RegistrySource {
-    /// A services file, watched.
-    File(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

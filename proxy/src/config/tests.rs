@@ -24,7 +24,7 @@ fn errors_with(rest: &str) -> Vec<String> {
 #[test]
 fn fills_in_every_default() {
     let config = read(MINIMAL);
-    assert_eq!(config.registry, RegistrySource::File(PathBuf::from("/etc/outrigger/services.yaml")));
+    assert_eq!(config.registry.source, RegistrySource::File(PathBuf::from("/etc/outrigger/services.yaml")));
     assert_eq!(config.outbound, ["127.0.0.1:15001".parse::<SocketAddr>().unwrap()]);
     assert_eq!(config.admin.listen, AdminListen::Tcp("127.0.0.1:15020".parse().unwrap()));
     assert_eq!(config.admin.token, None);
@@ -377,7 +377,7 @@ fn loads_files_and_says_why_not() {
         load(&file).map_err(|errors| errors[0].to_string().rsplit('/').next().unwrap_or_default().to_owned())
     };
     let config = load_bytes(MINIMAL.as_bytes()).unwrap();
-    assert_eq!(config.registry, RegistrySource::File(directory.path().join("services.yaml")));
+    assert_eq!(config.registry.source, RegistrySource::File(directory.path().join("services.yaml")));
     assert_eq!(
         load_bytes(b"# caf\xc3\xa9\nnode: {zone: \xc3\xa9\xff}\n").unwrap_err(),
         "o.yaml:2:15: not UTF-8 from here on"
@@ -430,4 +430,65 @@ fn the_schema_knows_every_field() {
         let name = field.split(':').next().unwrap();
         assert!(schema["properties"][name].is_object(), "{name}");
     }
+}
+
+#[test]
+fn registries_over_the_network() {
+    let text = "
+node: {service: web, zone: a}
+registry:
+  etcd: {endpoints: ['http://10.0.0.1:2379', 'http://[fd00::1]:2379'], prefix: /mesh}
+  services: [api, web]
+  stale: {after: 1m, then: leave-out}
+  register: {address: '10.0.0.7:80', version: v2, check: {kind: http, path: /healthz}}
+state_dir: state
+";
+    let config = read(text);
+    let registry = &config.registry;
+    let RegistrySource::Etcd(etcd) = &registry.source else { panic!("etcd") };
+    assert_eq!((etcd.servers[1].to_string(), &*etcd.prefix), ("[fd00::1]:2379".into(), "/mesh"));
+    assert_eq!(registry.services.as_ref().map(std::collections::BTreeSet::len), Some(2));
+    assert!(registry.stale.leave_out && registry.mass_removal.share == 0.5);
+    let register = registry.register.as_ref().unwrap();
+    assert_eq!((&*register.service, &*register.zone, &*register.id), ("web", "a", "10.0.0.7-80"));
+    assert_eq!(register.labels["version"], "v2");
+    assert_eq!(register.check.as_ref().unwrap().address, register.address);
+    assert_eq!(config.state_dir, Some(PathBuf::from("/etc/outrigger/state")));
+}
+
+#[test]
+fn reports_what_is_wrong_with_a_registry() {
+    let text = "\
+registry:
+  file: services.yaml
+  consul:
+    endpoints: [http://127.0.0.1, 'https://10.0.0.1:8501']
+    token_file: /no/such/file
+  services: [Web]
+  mass_removal: {share: 2}
+  register:
+    address: localhost:80
+    ttl: 1s
+    check: {kind: tcp, path: /}
+";
+    let found = errors(text).join("\n");
+    for expected in [
+        "2:3: registry: `file`, `etcd` and `consul` exclude each other",
+        "4:17: registry.consul.endpoints[0]: `http://127.0.0.1` has no port",
+        "TLS to a registry is not there yet",
+        "5:17: registry.consul.token_file: cannot read /no/such/file",
+        "6:14: registry.services[0]: `Web` cannot be a name",
+        "7:25: registry.mass_removal.share: 2 is out of range",
+        "9:5: registry.register: no service is named",
+        "9:14: registry.register.address: `localhost` is a host name",
+        "10:10: registry.register.ttl: shorter than 3s",
+        "11:30: registry.register.check.path: `path` does not go with this kind of check",
+    ] {
+        assert!(found.contains(expected), "{expected}\nnot in\n{found}");
+    }
+    let none = errors("registry: {services: [web]}").join("\n");
+    assert!(none.contains("field `file` is missing; or one of `etcd` and `consul`"), "{none}");
+    let file =
+        errors("registry: {file: s.yaml, register: {address: '10.0.0.1:80', service: web}}").join("\n");
+    assert!(file.contains("nothing can be registered in a file"), "{file}");
 }

@@ -11,9 +11,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 mod forms;
+mod registry;
 mod units;
 
 pub(crate) use forms::{OneOrMany, Ordered, Short};
+pub(crate) use registry::{Check, CheckKind, Consul, Etcd, Register, Registry, Then};
 pub(crate) use units::{Size, Span};
 
 /// Configuration of one Outrigger sidecar.
@@ -32,6 +34,9 @@ pub(crate) struct Config {
     /// Where services and their endpoints come from.
     #[schemars(required)]
     pub(crate) registry: Option<Registry>,
+    /// Where the last good catalogue of a network registry is kept, for a start without it; `none` keeps none.
+    /// Default: /var/lib/outrigger for root, otherwise $XDG_STATE_HOME/outrigger or ~/.local/state/outrigger.
+    pub(crate) state_dir: Option<String>,
     /// `SERVICE.<domain>` names a service as well as `SERVICE`. Default: mesh.internal.
     pub(crate) domain: Option<String>,
     /// What is logged, and how.
@@ -73,15 +78,6 @@ pub(crate) struct Admin {
     pub(crate) token_file: Option<String>,
     /// The bearer token itself; prefer `token_file`.
     pub(crate) token: Option<String>,
-}
-
-/// Where services and their endpoints come from.
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Registry {
-    /// A services file; it is watched. Relative to this file.
-    #[schemars(required)]
-    pub(crate) file: Option<String>,
 }
 
 /// What is logged, and how.

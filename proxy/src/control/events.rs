@@ -11,17 +11,19 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::policies::{self, LoadError, Policies, Source, Version};
+use super::policies::{self, LoadError, Source, Version};
 use super::reconcile::{ApplyError, Change, Reconciler, place_of, send};
+use super::register::Registration;
+use super::registry::guard::Key;
 use super::sources::{self, Broken, Reloaded};
-use super::status::Faults;
 use super::watch::Watcher;
 use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
-use crate::clock;
 use crate::config::{Diagnostic, RegistrySource};
 use crate::link::{Command, Report};
 use crate::snapshot::Catalogue;
+use catalogue::Network;
 
+mod catalogue;
 mod reload;
 
 /// Requests to change something that may wait.
@@ -45,6 +47,8 @@ struct Events {
     started: u64,
     /// By subject, the number of the latest work that took effect.
     effective: HashMap<Subject, u64>,
+    /// With a registry over the network.
+    network: Option<Network>,
 }
 
 /// What slow work is about.
@@ -66,6 +70,9 @@ struct Slow {
 enum Ended {
     Config(Result<Box<Reloaded>, Broken>),
     Registry(Result<Catalogue, Vec<Diagnostic>>),
+    /// Of the endpoints kept in spite of the registry, those that are silent.
+    Probed(Vec<Key>),
+    Saved(std::io::Result<()>),
     /// `None`: what is in force already.
     Policy {
         policy: Arc<str>,
@@ -83,7 +90,7 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
     let watcher = Watcher::new(files.clone());
     let names = sources::needed(&config);
     let (catalogue, versions) = tokio::join!(
-        sources::catalogue(config.registry.clone()),
+        sources::first_catalogue(&config),
         sources::load_all(&engine, Arc::clone(&config), names)
     );
     let catalogue = catalogue.map_err(StartError::Registry)?;
@@ -91,31 +98,28 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
 
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (applied_by_all, applied) = watch::channel(0);
-    let mut state = Reconciler {
-        engine,
-        metrics,
-        config: Arc::clone(&config),
-        catalogue: Catalogue::default(),
-        policies: Policies::default(),
-        world: None,
-        held: HashMap::new(),
-        faults: Faults::default(),
-        applied: vec![0; workers.len()],
-        workers,
-        confirmed_ms: clock::now_ms(),
-        draining: false,
-        snapshots,
-        applied_by_all,
-    };
-    state.apply(Change { config: Some(config), catalogue: Some(catalogue), versions }).await?;
+    let config = Arc::clone(&config);
+    let mut state = Reconciler::new((engine, metrics, config), workers, snapshots, applied_by_all);
     state.note_confirmed();
     state.metrics.config_valid.set(1);
+    let change = Change { config: Some(Arc::clone(&state.config)), versions };
+    match catalogue {
+        Some((catalogue, age)) => {
+            state.catalogue = catalogue;
+            state.confirmed.before_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            state.apply(change).await?;
+        }
+        None => state.waiting = Some(change),
+    }
+    let registration = Registration::start(&state.config, &state.metrics);
+    let network = Network::start(&mut state);
 
     let (asks, mut asked) = mpsc::channel(ASKS_MAX);
     let (results, mut ended) = mpsc::channel(RESULTS_MAX);
     let (status, status_seen) = watch::channel(Arc::new(state.status()));
     let effective = HashMap::new();
-    let mut events = Events { state, config_path, watcher, files, results, status, started: 0, effective };
+    let mut events =
+        Events { state, config_path, watcher, files, results, status, started: 0, effective, network };
     // It was read before it was watched.
     events.config_changed();
     tokio::spawn(async move {
@@ -123,6 +127,7 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
             tokio::select! {
                 Some(report) = reports.recv() => events.report(report).await,
                 Some(slow) = ended.recv() => events.ended(slow).await,
+                batch = catalogue::heard(&mut events.network) => events.heard(batch).await,
                 files = events.watcher.changed() => files.iter().for_each(|file| events.changed(file)),
                 ask = asked.recv() => match ask {
                     Some(ask) => events.asked(ask).await,
@@ -132,7 +137,7 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
             events.status.send_replace(Arc::new(events.state.status()));
         }
     });
-    Ok(Control { asks, snapshots: snapshots_seen, status: status_seen, applied })
+    Ok(Control { asks, snapshots: snapshots_seen, status: status_seen, applied, registration })
 }
 
 impl Events {
@@ -152,9 +157,9 @@ impl Events {
             self.config_changed();
         }
         let config = Arc::clone(&self.state.config);
-        if config.registry == RegistrySource::File(file.to_owned()) {
-            let source = config.registry.clone();
-            self.slowly(async move { Ended::Registry(sources::catalogue(source).await) });
+        if config.registry.source == RegistrySource::File(file.to_owned()) {
+            let path = file.to_owned();
+            self.slowly(async move { Ended::Registry(sources::catalogue(path).await) });
         }
         for (name, _) in config.policies.iter().filter(|(_, policy)| policy.file == *file) {
             self.load_file(name, file);
@@ -195,8 +200,8 @@ impl Events {
                     self.put_in_force(policy, version, Some(reply)).await;
                 }
             },
+            Ask::Leave => self.state.draining = true,
             Ask::Drain => {
-                self.state.draining = true;
                 for worker in &self.state.workers {
                     send(worker, Command::Drain).await;
                 }
@@ -205,62 +210,38 @@ impl Events {
     }
 
     async fn ended(&mut self, slow: Slow) {
-        let subject = match &slow.what {
+        let Slow { number, what } = slow;
+        let subject = match &what {
             Ended::Config(_) => Subject::Config,
             Ended::Registry(_) => Subject::Registry,
             Ended::Policy { policy, .. } => Subject::Policy(Arc::clone(policy)),
+            Ended::Probed(_) | Ended::Saved(_) => Subject::Registry,
         };
-        let overtaken = self.effective.get(&subject).is_some_and(|&number| number > slow.number);
-        match slow.what {
+        let overtaken = self.effective.get(&subject).is_some_and(|&latest| latest > number);
+        match what {
+            Ended::Probed(silent) => self.probed(silent).await,
+            Ended::Saved(result) => self.saved(result),
             Ended::Policy { reply, .. } if overtaken => {
                 reply.into_iter().for_each(|r| answer(r, Err(Denied::Overtaken)))
             }
             _ if overtaken => {}
             Ended::Config(loaded) => {
-                self.effective.insert(subject, slow.number);
+                self.effective.insert(subject, number);
                 self.config_loaded(loaded).await;
             }
             Ended::Registry(read) => {
-                self.effective.insert(subject, slow.number);
+                self.effective.insert(subject, number);
                 self.registry_read(read).await;
             }
             Ended::Policy { policy, version, reply } => match version {
                 Ok(None) => self.state.faults.accepted(&policy),
                 Ok(Some(version)) => {
-                    self.effective.insert(subject, slow.number);
+                    self.effective.insert(subject, number);
                     self.put_in_force(policy, version, reply).await;
                 }
                 Err(error) => self.not_loaded(&policy, &error, reply),
             },
         }
-    }
-
-    async fn registry_read(&mut self, read: Result<Catalogue, Vec<Diagnostic>>) {
-        let problems = match read {
-            Ok(catalogue) => {
-                self.state.note_confirmed();
-                if catalogue == self.state.catalogue {
-                    return;
-                }
-                match self.state.apply(Change { catalogue: Some(catalogue), ..Change::default() }).await {
-                    Ok(_) => return,
-                    Err(error) => vec![error.to_string()],
-                }
-            }
-            Err(diagnostics) => diagnostics.iter().map(ToString::to_string).collect(),
-        };
-        if self.state.faults.registry.is_empty() {
-            // It was good until now.
-            self.state.note_confirmed();
-        }
-        self.state.metrics.registry_valid.set(0);
-        if self.state.faults.registry != problems {
-            tracing::error!(
-                "registry not usable, what it said before stays in force:\n{}",
-                problems.join("\n")
-            );
-        }
-        self.state.faults.registry = problems;
     }
 
     /// Proves and publishes a version; the answer waits for the workers, the loop does not.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{
-    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat, Node,
-    Place, PolicyHost, PolicyUse, RegistrySource, Retry, Route, RouteAction, RouteMatch, ServiceSettings,
-    Timeouts,
+    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat,
+    MassRemoval, Node, Place, PolicyHost, PolicyUse, Registry, RegistrySource, Retry, Route, RouteAction,
+    RouteMatch, ServiceSettings, Stale, Timeouts,
 };
 use crate::snapshot::{Catalogue, EndpointRecord, EndpointStatus};
 
@@ -17,7 +17,14 @@ pub(crate) fn config() -> Config {
         workers: 2,
         outbound: Vec::new(),
         admin: Admin { listen: AdminListen::Tcp(([127, 0, 0, 1], 0).into()), token: None },
-        registry: RegistrySource::File("/nowhere".into()),
+        registry: Registry {
+            source: RegistrySource::File("/nowhere".into()),
+            services: None,
+            stale: Stale { after: Duration::from_secs(300), leave_out: false },
+            mass_removal: MassRemoval { share: 0.5, hold: Duration::from_secs(600) },
+            register: None,
+        },
+        state_dir: None,
         log: Log { format: LogFormat::Text, filter: "info".into(), access: false },
         domain: "mesh.internal".into(),
         forwarded: ForwardedFields::default(),
@@ -84,7 +91,7 @@ pub(crate) fn backend(service: &str, labels: &[(&str, &str)]) -> Backend {
 pub(crate) fn catalogue(services: &[(&str, u8)]) -> Catalogue {
     let services = services.iter().enumerate().map(|(s, (name, count))| {
         let records = (0..*count).map(|i| record(&format!("10.0.{s}.{i}:80"))).collect();
-        ((*name).to_owned(), records)
+        ((*name).into(), records)
     });
     Catalogue { services: services.collect() }
 }

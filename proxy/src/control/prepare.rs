@@ -13,6 +13,10 @@ use crate::link::{Instance, Slot};
 use crate::policy::{Compiled, Interests, PolicyMetrics, Refusal, Setup};
 use crate::snapshot::{Endpoint, PolicyRef, Pool, RouteTarget, Router};
 
+/// Balancers' instances in this process. Each takes memory, and some of the 65,530 mappings that the kernel grants
+/// (`vm.max_map_count`); a process without any left cannot run WebAssembly at all, and ends.
+const INSTANCES_MAX: usize = 4096;
+
 /// A place that wants new instances.
 #[derive(Debug, Clone)]
 pub struct Need {
@@ -81,29 +85,46 @@ pub fn needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &
     needs
 }
 
+/// Whether there is room for an instance in every pool. Otherwise only services that the configuration names have one,
+/// and the fallback balances the others.
+pub fn has_room(world: &World) -> bool {
+    world.snapshot.pools.len() <= INSTANCES_MAX / world.snapshot.config.workers.max(1)
+}
+
 fn balancer_needs(
     old: Option<&World>,
     new: &World,
     held: &SlotInterests,
     versions: &Versions<'_>,
 ) -> Vec<Need> {
-    let pools = old.into_iter().flat_map(|world| &world.snapshot.pools);
-    let old: HashMap<&str, &Arc<Pool>> = pools.map(|pool| (&*pool.name, pool)).collect();
-    let need = |pool: &Arc<Pool>| {
+    let room = has_room(new);
+    let config = &new.snapshot.config;
+    let need = |pool: &Arc<Pool>, before: Option<&Arc<Pool>>| {
+        if !room && pool.name == pool.service && !config.services.contains_key(&*pool.service) {
+            return None;
+        }
         let slot = Slot::Balancer(Arc::clone(&pool.name));
-        let before = old.get(&*pool.name);
         let interests = held.get(&slot).copied();
         let same_policy = before.is_some_and(|old| old.balancer == pool.balancer);
         let same_list = before.is_some_and(|old| Arc::ptr_eq(&old.endpoints, &pool.endpoints));
         if same_policy && interests.is_some_and(|i| same_list || !i.rebuild) {
             return None;
         }
-        let mut need = balancer_need(&new.snapshot.config, pool, versions)?;
+        let mut need = balancer_need(config, pool, versions)?;
         need.hands_over =
             !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
         Some(need)
     };
-    new.snapshot.pools.iter().filter_map(need).collect()
+    let pools = &new.snapshot.pools;
+    if let (Some(old), Some(patch)) = (old, &new.snapshot.patch)
+        && patch.base == old.snapshot.version
+    {
+        let pairs = patch.pools.iter().filter_map(|at| Some((pools.get(*at)?, old.snapshot.pools.get(*at))));
+        return pairs.filter_map(|(pool, before)| need(pool, before)).collect();
+    }
+    let before = old.into_iter().flat_map(|world| world.snapshot.pools.iter());
+    let before: HashMap<&str, &Arc<Pool>> = before.map(|pool| (&*pool.name, pool)).collect();
+    pools.iter().filter_map(|pool| need(pool, before.get(&*pool.name).copied())).collect()
 }
 
 fn router_needs(
@@ -139,12 +160,16 @@ pub fn need_of(world: &World, slot: &Slot, versions: &Versions<'_>) -> Option<Ne
     }
 }
 
+/// Every place with the policy that works in it.
+pub fn uses(world: &World) -> impl Iterator<Item = (&Arc<str>, Slot)> {
+    let pools = world.snapshot.pools.iter();
+    let pools = pools.map(|pool| (&pool.balancer.policy, Slot::Balancer(Arc::clone(&pool.name))));
+    pools.chain(routers(world).map(|(name, router)| (&router.policy.policy, Slot::Router(name.into()))))
+}
+
 /// All places in which a policy works.
 pub fn slots_of(world: &World, policy: &str) -> Vec<Slot> {
-    let pools = world.snapshot.pools.iter().filter(|pool| *pool.balancer.policy == *policy);
-    let routes = routers(world).filter(|(_, router)| *router.policy.policy == *policy);
-    let pools = pools.map(|pool| Slot::Balancer(Arc::clone(&pool.name)));
-    pools.chain(routes.map(|(name, _)| Slot::Router(name.into()))).collect()
+    uses(world).filter(|(used, _)| ***used == *policy).map(|(_, slot)| slot).collect()
 }
 
 /// Makes one instance per worker for each place. Blocks. `states` holds what the old instances handed over, by slot

@@ -4,31 +4,37 @@
 //! the route table. Workers compare pointers, so the cost of a change follows the change, not the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
-
-use sha2::{Digest as _, Sha256};
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
 use crate::link::Slot;
 use crate::snapshot::{
-    Catalogue, Digest, Endpoint, EndpointRecord, EndpointState, EndpointStatus, PolicyRef, Pool, Route,
-    RouteTable, RouteTarget, Router, Snapshot,
+    Catalogue, Digest, Endpoint, Patch, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router, Shelf,
+    Snapshot,
 };
+
+mod members;
+
+pub use members::{Members, endpoint_id};
+
+use members::same_items;
 
 /// A snapshot and what the next one is built from.
 #[derive(Debug)]
 pub struct World {
     pub snapshot: Arc<Snapshot>,
-    /// Of every service of the catalogue, with the endpoints that no pool has because they are draining or down.
-    pub members: BTreeMap<Arc<str>, Arc<Members>>,
+    /// Parallel to the pools of whole services: with the endpoints that no pool has because they are draining or down.
+    members: Shelf<Arc<Members>>,
+    /// The other pools.
+    parts: Arc<[Part]>,
 }
 
-/// What the catalogue says about one service. Both lists are in order of endpoint id and parallel.
+/// A pool of those endpoints of a service that carry these labels.
 #[derive(Debug)]
-pub struct Members {
-    pub records: Vec<EndpointRecord>,
-    pub endpoints: Vec<Arc<Endpoint>>,
+struct Part {
+    pool: usize,
+    service: usize,
+    labels: BTreeMap<String, String>,
 }
 
 /// Which component serves a policy name.
@@ -54,30 +60,94 @@ impl World {
         catalogue: &Catalogue,
         pins: &Pins,
     ) -> Result<Self, Unpinned> {
-        let members = members(previous, catalogue);
-        let names = service_names(config, &members);
-        let old =
-            previous.map_or(&[][..], |p| &p.snapshot.pools).iter().map(|pool| (&*pool.name, pool)).collect();
-        let mut pools = Pools { previous, old, pools: Vec::new(), config, pins, members: &members };
-        for name in &names {
-            pools.add(name, &BTreeMap::new())?;
+        let names = service_names(config, catalogue);
+        let nothing = Arc::new(Members { records: Arc::from([]), endpoints: Vec::new() });
+        let members = names.iter().map(|name| {
+            let old = previous.and_then(|world| world.members_of(name));
+            match (catalogue.services.get(name), old) {
+                (Some(records), Some(old)) => old.next(records),
+                (Some(records), None) => nothing.next(records),
+                (None, Some(old)) if old.records.is_empty() => Arc::clone(old),
+                (None, _) => Arc::clone(&nothing),
+            }
+        });
+        let members = members.collect();
+        let old = previous.map(|p| p.snapshot.pools.iter().map(|pool| (&*pool.name, pool)).collect());
+        let old = old.unwrap_or_default();
+        let mut pools =
+            Pools { previous, old, pools: Vec::new(), parts: Vec::new(), config, pins, members: &members };
+        for (index, name) in names.iter().enumerate() {
+            pools.add(index, name, &BTreeMap::new())?;
         }
         let services = shared_services(previous, &names);
         let labelled = pools.add_labelled(&names)?;
         let routes = pools.routes(&services, &labelled)?;
-        let pools = pools.pools;
+        let (parts, pools) = (pools.parts.into(), pools.pools.into_iter().collect());
         let version = previous.map_or(0, |p| p.snapshot.version) + 1;
-        let snapshot = Arc::new(Snapshot { version, config: Arc::clone(config), pools, services, routes });
-        Ok(Self { snapshot, members })
+        let config = Arc::clone(config);
+        let snapshot = Arc::new(Snapshot { version, config, pools, services, routes, patch: None });
+        Ok(Self { snapshot, members, parts })
+    }
+
+    /// The world after this one, if nothing differs but the endpoints of these services. The cost follows their
+    /// number. `None`: a service has come or gone, so only `next` will do.
+    pub fn patched(&self, catalogue: &Catalogue, touched: &BTreeSet<Arc<str>>) -> Option<Self> {
+        let (mut members, mut pools) = (Vec::new(), Vec::new());
+        for name in touched {
+            let (index, records) = match (self.snapshot.services.get(name), catalogue.services.get(name)) {
+                (Some(index), Some(records)) => (*index, records),
+                (None, None) => continue,
+                _ => return None,
+            };
+            let next = self.members[index].next(records);
+            let parts = self.parts.iter().filter(|part| part.service == index);
+            let parts = parts.map(|part| (part.pool, &part.labels));
+            for (pool, labels) in std::iter::once((index, &BTreeMap::new())).chain(parts) {
+                let old = &self.snapshot.pools[pool];
+                let endpoints = next.fitting(labels, Some(old));
+                if !Arc::ptr_eq(&endpoints, &old.endpoints) {
+                    pools.push((pool, Arc::new(Pool { endpoints, ..Pool::clone(old) })));
+                }
+            }
+            members.push((index, next));
+        }
+        let members = self.members.with(members);
+        let parts = Arc::clone(&self.parts);
+        if pools.is_empty() {
+            return Some(Self { snapshot: Arc::clone(&self.snapshot), members, parts });
+        }
+        let base = self.snapshot.version;
+        let patch = Some(Patch { base, pools: pools.iter().map(|(index, _)| *index).collect() });
+        let snapshot = Arc::new(Snapshot {
+            version: base + 1,
+            config: Arc::clone(&self.snapshot.config),
+            pools: self.snapshot.pools.with(pools),
+            services: Arc::clone(&self.snapshot.services),
+            routes: Arc::clone(&self.snapshot.routes),
+            patch,
+        });
+        Some(Self { snapshot, members, parts })
     }
 
     /// Whether a worker would notice no difference.
     pub fn same_as(&self, other: &Self) -> bool {
-        let (a, b) = (&*self.snapshot, &*other.snapshot);
-        *a.config == *b.config
-            && Arc::ptr_eq(&a.routes, &b.routes)
-            && Arc::ptr_eq(&a.services, &b.services)
-            && same_items(&a.pools, &b.pools)
+        let (a, b) = (&self.snapshot, &other.snapshot);
+        Arc::ptr_eq(a, b)
+            || a.patch.is_none()
+                && *a.config == *b.config
+                && Arc::ptr_eq(&a.routes, &b.routes)
+                && Arc::ptr_eq(&a.services, &b.services)
+                && same_items(a.pools.iter(), b.pools.iter())
+    }
+
+    /// The same world under the snapshot of another that is the same to workers.
+    pub fn under(self, other: &Self) -> Self {
+        Self { snapshot: Arc::clone(&other.snapshot), ..self }
+    }
+
+    /// What the catalogue says about a service; `None` if nobody names it.
+    pub fn members_of(&self, service: &str) -> Option<&Arc<Members>> {
+        self.members.get(*self.snapshot.services.get(service)?)
     }
 
     /// Every place that a policy's instance may fill.
@@ -107,30 +177,31 @@ pub fn pool_name(service: &str, labels: &BTreeMap<String, String>) -> String {
     format!("{service}{{{}}}", labels.join(","))
 }
 
-/// Stable over updates, workers and restarts: the first bytes of the SHA-256 of the address as text.
-pub fn endpoint_id(address: &str) -> u64 {
-    let hash = Sha256::digest(address.as_bytes());
-    hash.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
-}
-
 /// The pools of one snapshot as they are put together.
 struct Pools<'a> {
     previous: Option<&'a World>,
     /// By name.
     old: HashMap<&'a str, &'a Arc<Pool>>,
     pools: Vec<Arc<Pool>>,
+    parts: Vec<Part>,
     config: &'a Config,
     pins: &'a Pins,
-    members: &'a BTreeMap<Arc<str>, Arc<Members>>,
+    members: &'a Shelf<Arc<Members>>,
 }
 
 impl Pools<'_> {
-    fn add(&mut self, service: &Arc<str>, labels: &BTreeMap<String, String>) -> Result<usize, Unpinned> {
+    /// `of` is the place of the service among all.
+    fn add(
+        &mut self,
+        of: usize,
+        service: &Arc<str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<usize, Unpinned> {
         let name = pool_name(service, labels);
         let settings = settings_of(self.config, service);
         let balancer = self.pinned(&settings.balancer)?;
         let old = self.old.get(name.as_str()).copied();
-        let endpoints = self.endpoints(service, labels, old);
+        let endpoints = self.endpoints(of, labels, old);
         let index = self.pools.len();
         let pool = match old {
             Some(old)
@@ -162,8 +233,9 @@ impl Pools<'_> {
             let name = pool_name(&backend.service, &backend.labels);
             let service = names.binary_search_by(|n| (**n).cmp(backend.service.as_str()));
             if let (Ok(service), false) = (service, labelled.contains_key(&name)) {
-                let index = self.add(&names[service], &backend.labels)?;
-                labelled.insert(name, index);
+                let pool = self.add(service, &names[service], &backend.labels)?;
+                self.parts.push(Part { pool, service, labels: backend.labels.clone() });
+                labelled.insert(name, pool);
             }
         }
         Ok(labelled)
@@ -225,89 +297,24 @@ impl Pools<'_> {
     /// The old list, if the service's members or at least those in this pool are the same.
     fn endpoints(
         &self,
-        service: &Arc<str>,
+        service: usize,
         labels: &BTreeMap<String, String>,
         old: Option<&Arc<Pool>>,
     ) -> Arc<[Arc<Endpoint>]> {
-        let Some(members) = self.members.get(service) else {
-            return old
-                .filter(|o| o.endpoints.is_empty())
-                .map_or_else(|| Arc::from([]), |o| Arc::clone(&o.endpoints));
-        };
+        let members = &self.members[service];
         if let (Some(old), Some(previous)) = (old, self.previous)
-            && previous.members.get(service).is_some_and(|m| Arc::ptr_eq(m, members))
+            && previous.members_of(&old.service).is_some_and(|m| Arc::ptr_eq(m, members))
         {
             return Arc::clone(&old.endpoints);
         }
-        let fits = |r: &EndpointRecord| {
-            r.status == EndpointStatus::Ready
-                && labels.iter().all(|(key, value)| r.labels.get(key) == Some(value))
-        };
-        let fitting = members.records.iter().zip(&members.endpoints).filter(|(r, _)| fits(r));
-        let fitting: Vec<Arc<Endpoint>> = fitting.map(|(_, e)| Arc::clone(e)).collect();
-        match old {
-            Some(old) if same_items(&old.endpoints, &fitting) => Arc::clone(&old.endpoints),
-            _ => fitting.into(),
-        }
-    }
-}
-
-fn members(previous: Option<&World>, catalogue: &Catalogue) -> BTreeMap<Arc<str>, Arc<Members>> {
-    let entries = catalogue.services.iter().map(|(name, records)| {
-        match previous.and_then(|p| p.members.get_key_value(name.as_str())) {
-            Some((name, old)) => (Arc::clone(name), old.next(records)),
-            None => (Arc::from(name.as_str()), Arc::new(Members::new(records, &HashMap::new()))),
-        }
-    });
-    entries.collect()
-}
-
-impl Members {
-    fn next(self: &Arc<Self>, records: &[EndpointRecord]) -> Arc<Self> {
-        let old: HashMap<SocketAddr, (&EndpointRecord, &Arc<Endpoint>)> =
-            self.records.iter().zip(&self.endpoints).map(|(r, e)| (r.address, (r, e))).collect();
-        let same = |r: &EndpointRecord| old.get(&r.address).is_some_and(|(record, _)| *record == r);
-        if records.len() == self.records.len() && records.iter().all(same) {
-            return Arc::clone(self);
-        }
-        Arc::new(Self::new(records, &old))
-    }
-
-    fn new(records: &[EndpointRecord], old: &HashMap<SocketAddr, (&EndpointRecord, &Arc<Endpoint>)>) -> Self {
-        let endpoint = |record: &EndpointRecord| match old.get(&record.address) {
-            Some((before, endpoint)) if same_facts(before, record) => Arc::clone(endpoint),
-            Some((_, endpoint)) => Arc::new(endpoint_of(record, Arc::clone(&endpoint.state))),
-            None => Arc::new(endpoint_of(record, Arc::default())),
-        };
-        let mut pairs: Vec<_> = records.iter().map(|record| (record.clone(), endpoint(record))).collect();
-        pairs.sort_by_key(|(record, endpoint)| (endpoint.id, record.address));
-        let (records, endpoints) = pairs.into_iter().unzip();
-        Self { records, endpoints }
-    }
-}
-
-/// All but the status, which is no part of an endpoint.
-fn same_facts(a: &EndpointRecord, b: &EndpointRecord) -> bool {
-    a.weight == b.weight && a.zone == b.zone && a.labels == b.labels
-}
-
-fn endpoint_of(record: &EndpointRecord, state: Arc<EndpointState>) -> Endpoint {
-    let text: Arc<str> = record.address.to_string().into();
-    Endpoint {
-        id: endpoint_id(&text),
-        address: record.address,
-        text,
-        weight: record.weight,
-        zone: record.zone.as_str().into(),
-        labels: record.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
-        state,
+        members.fitting(labels, old)
     }
 }
 
 /// Of the configuration, the catalogue and all routes; in order.
-fn service_names(config: &Config, members: &BTreeMap<Arc<str>, Arc<Members>>) -> Vec<Arc<str>> {
+fn service_names(config: &Config, catalogue: &Catalogue) -> Vec<Arc<str>> {
     let written = config.services.keys().chain(backends(config).map(|b| &b.service));
-    let mut names: BTreeSet<Arc<str>> = members.keys().cloned().collect();
+    let mut names: BTreeSet<Arc<str>> = catalogue.services.keys().cloned().collect();
     for name in written {
         if !names.contains(name.as_str()) {
             names.insert(name.as_str().into());
@@ -331,10 +338,6 @@ fn backends(config: &Config) -> impl Iterator<Item = &Backend> {
         RouteAction::Forward(backend) => std::slice::from_ref(backend),
         RouteAction::Router { backends, .. } => backends,
     })
-}
-
-fn same_items<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 #[cfg(test)]

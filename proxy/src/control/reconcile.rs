@@ -3,7 +3,7 @@
 //! `Reconciler` is the control loop's state. Its one way to change what workers serve is `apply`, which either
 //! publishes everything that a change asks for or leaves all as it was.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,13 +12,16 @@ use tokio::time::timeout;
 use super::policies::{EXPORT_WAIT, Policies, Verdict, Version};
 use super::prepare::{self, Need, Prepared, Refused, SlotInterests, Versions};
 use super::publish::{Unpinned, World};
-use super::status::Faults;
-use crate::clock;
+use super::status::{self, Faults};
 use crate::config::{Config, Place, PolicyUse};
 use crate::link::{Command, Instance, Slot};
 use crate::metrics::Metrics;
 use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
 use crate::snapshot::{Catalogue, Digest, Snapshot};
+
+mod notes;
+
+pub use notes::Confirmed;
 
 /// What the control loop knows and holds.
 #[derive(Debug)]
@@ -27,7 +30,16 @@ pub(super) struct Reconciler {
     pub(super) metrics: Metrics,
     pub(super) workers: Vec<mpsc::Sender<Command>>,
     pub(super) config: Arc<Config>,
+    /// What is to be served of what the registry says.
     pub(super) catalogue: Catalogue,
+    /// Services whose endpoints differ from the world's.
+    pub(super) touched: BTreeSet<Arc<str>>,
+    /// Nothing of the world may be taken for granted.
+    pub(super) rebuild: bool,
+    /// The registry is too old to be believed: no service has endpoints.
+    pub(super) left_out: bool,
+    /// While no catalogue is known there is no first snapshot; this is what it will be made of.
+    pub(super) waiting: Option<Change>,
     pub(super) policies: Policies,
     /// Before the first publication there is none.
     pub(super) world: Option<Arc<World>>,
@@ -36,18 +48,18 @@ pub(super) struct Reconciler {
     pub(super) faults: Faults,
     /// Last version that each worker said is in force.
     pub(super) applied: Vec<u64>,
-    /// Until when what the registry says could be used, in ms of `clock::now_ms`; means nothing while it can.
-    pub(super) confirmed_ms: u64,
+    pub(super) confirmed: Confirmed,
+    /// By policy, the places in which it works, in words.
+    pub(super) uses: HashMap<Arc<str>, Arc<[String]>>,
     pub(super) draining: bool,
     pub(super) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(super) applied_by_all: watch::Sender<u64>,
 }
 
-/// What is to be different. What is `None` or absent stays.
+/// What is to be different beside the catalogue. What is `None` or absent stays.
 #[derive(Debug, Default)]
 pub(super) struct Change {
     pub(super) config: Option<Arc<Config>>,
-    pub(super) catalogue: Option<Catalogue>,
     pub(super) versions: HashMap<Arc<str>, Version>,
 }
 
@@ -76,22 +88,43 @@ type Tried = HashMap<Arc<str>, (Version, Arc<PolicyMetrics>)>;
 impl Reconciler {
     /// Publishes the change, if every policy accepts all its uses. Returns the version in which it is in force.
     ///
-    /// A change of the catalogue alone is not held up by a policy: a place without an instance is served by the
+    /// What the catalogue has `touched` comes along; that alone is not held up by a policy: a place without an instance is served by the
     /// fallback, and the refusal is reported.
     pub(super) async fn apply(&mut self, change: Change) -> Result<u64, ApplyError> {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.config = change.config.or(waiting.config.take());
+            waiting.versions.extend(change.versions);
+            return Ok(0);
+        }
         let operators = change.config.is_some() || !change.versions.is_empty();
+        self.apply_as(change, operators).await
+    }
+
+    /// The first snapshot, now that there is a catalogue. It cannot be refused: there is nothing else to serve.
+    pub(super) async fn apply_waiting(&mut self) -> Result<u64, ApplyError> {
+        let change = self.waiting.take().unwrap_or_default();
+        self.apply_as(change, false).await
+    }
+
+    async fn apply_as(&mut self, change: Change, operators: bool) -> Result<u64, ApplyError> {
+        let moved = change.config.is_some() || !change.versions.is_empty() || self.rebuild;
         let config = change.config.unwrap_or_else(|| Arc::clone(&self.config));
-        let catalogue = change.catalogue.as_ref().unwrap_or(&self.catalogue);
         let tried = self.tried(&config, change.versions);
         let mut pins = self.policies.pins();
         pins.extend(tried.iter().map(|(name, (v, _))| (Arc::clone(name), self.policies.pin_of(name, v))));
         let old = self.world.clone();
-        let world = World::next(old.as_deref(), &config, catalogue, &pins)?;
+        let patched = old.as_deref().filter(|_| !moved);
+        let patched =
+            patched.and_then(|old| old.patched(&self.catalogue, &self.touched)).filter(|_| !self.left_out);
+        let world = match patched {
+            Some(world) => world,
+            None if self.left_out => World::next(old.as_deref(), &config, &self.catalogue.emptied(), &pins)?,
+            None => World::next(old.as_deref(), &config, &self.catalogue, &pins)?,
+        };
         if let Some(old) = old.filter(|old| world.same_as(old)) {
-            self.believe(config, change.catalogue, tried);
+            self.believe(config, tried);
             // Endpoints that no pool has may have changed all the same.
-            self.world =
-                Some(Arc::new(World { snapshot: Arc::clone(&old.snapshot), members: world.members }));
+            self.world = Some(Arc::new(world.under(&old)));
             return Ok(old.snapshot.version);
         }
         let versions = Versions { tried: &tried, store: &self.policies };
@@ -109,7 +142,7 @@ impl Reconciler {
         // Tried again when the endpoints change.
         let wanting = Interests { rebuild: true, ..Interests::default() };
         self.held.extend(refused.into_iter().map(|one| (one.slot, wanting)));
-        self.believe(config, change.catalogue, tried);
+        self.believe(config, tried);
         Ok(self.publish(world))
     }
 
@@ -185,8 +218,10 @@ impl Reconciler {
                 first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
             self.held.extend(interests);
         }
-        let slots: HashSet<Slot> = world.slots().collect();
-        self.held.retain(|slot, _| slots.contains(slot));
+        if world.snapshot.patch.is_none() {
+            let slots: HashSet<Slot> = world.slots().collect();
+            self.held.retain(|slot, _| slots.contains(slot));
+        }
         for (worker, instances) in self.workers.iter().zip(prepared) {
             let snapshot = Arc::clone(&world.snapshot);
             send(worker, Command::Deliver { snapshot, instances }).await;
@@ -194,11 +229,10 @@ impl Reconciler {
     }
 
     /// What was tried is now so.
-    fn believe(&mut self, config: Arc<Config>, catalogue: Option<Catalogue>, tried: Tried) {
+    fn believe(&mut self, config: Arc<Config>, tried: Tried) {
         self.config = config;
-        if let Some(catalogue) = catalogue {
-            self.catalogue = catalogue;
-        }
+        self.touched.clear();
+        self.rebuild = false;
         for (name, (version, metrics)) in tried {
             let info = &self.metrics.policy_info;
             if let Some(before) = self.policies.entry(&name).map(|entry| entry.current.digest().to_string()) {
@@ -227,6 +261,10 @@ impl Reconciler {
             let gone =
                 old.snapshot.services.keys().filter(|name| !world.snapshot.services.contains_key(*name));
             gone.for_each(|name| self.metrics.forget_service(name));
+        }
+        if world.snapshot.patch.is_none() {
+            self.uses = status::uses(&world);
+            self.faults.crowded = !prepare::has_room(&world);
         }
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.snapshots.send_replace(Some(Arc::clone(&world.snapshot)));
@@ -300,22 +338,6 @@ impl Reconciler {
                 send(worker, Command::Quarantine { slot: slot.clone(), digest }).await;
             }
         }
-    }
-
-    /// A worker serves a version now.
-    pub(super) fn note_applied(&mut self, worker: usize, version: u64) {
-        if let Some(applied) = self.applied.get_mut(worker) {
-            *applied = version.max(*applied);
-        }
-        let by_all = self.applied.iter().copied().min().unwrap_or_default();
-        self.applied_by_all.send_if_modified(|known| std::mem::replace(known, by_all) != by_all);
-    }
-
-    /// What the registry says could be used, until now at least.
-    pub(super) fn note_confirmed(&mut self) {
-        self.confirmed_ms = clock::now_ms();
-        self.metrics.registry_valid.set(1);
-        self.faults.registry.clear();
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -36,9 +37,12 @@ pub(super) type Versions = HashMap<Arc<str>, Version>;
 
 /// Every file that the configuration rests on, itself included.
 pub(super) fn files(config_path: &Path, config: &Config) -> BTreeSet<PathBuf> {
-    let RegistrySource::File(registry) = &config.registry;
+    let registry = match &config.registry.source {
+        RegistrySource::File(path) => Some(path.clone()),
+        RegistrySource::Etcd(_) | RegistrySource::Consul(_) => None,
+    };
     let policies = config.policies.values().map(|policy| policy.file.clone());
-    policies.chain([config_path.to_owned(), registry.clone()]).collect()
+    policies.chain([config_path.to_owned()]).chain(registry).collect()
 }
 
 pub(super) async fn config(path: PathBuf) -> Result<Config, Vec<Diagnostic>> {
@@ -47,11 +51,22 @@ pub(super) async fn config(path: PathBuf) -> Result<Config, Vec<Diagnostic>> {
     read.unwrap_or_else(|_| Err(vec![Diagnostic::of_file(&file, READING_PANICKED)]))
 }
 
-pub(super) async fn catalogue(source: RegistrySource) -> Result<Catalogue, Vec<Diagnostic>> {
-    let RegistrySource::File(path) = source;
+pub(super) async fn catalogue(path: PathBuf) -> Result<Catalogue, Vec<Diagnostic>> {
     let file = path.display().to_string();
     let read = tokio::task::spawn_blocking(move || registry::file::load(&path)).await;
     read.unwrap_or_else(|_| Err(vec![Diagnostic::of_file(&file, READING_PANICKED)]))
+}
+
+/// What a start has to go by: the services file, or the catalogue that was saved, with its age.
+pub(super) async fn first_catalogue(
+    config: &Config,
+) -> Result<Option<(Catalogue, Duration)>, Vec<Diagnostic>> {
+    if let RegistrySource::File(path) = &config.registry.source {
+        return Ok(Some((catalogue(path.clone()).await?, Duration::ZERO)));
+    }
+    let Some(path) = registry::saved::path(config) else { return Ok(None) };
+    // Without it, the start is one without a saved catalogue.
+    Ok(tokio::task::spawn_blocking(move || registry::saved::load(&path)).await.ok().flatten())
 }
 
 /// Reads the configuration, and loads the policies that are new in it or come from elsewhere now.
@@ -127,7 +142,7 @@ pub(super) fn keep_until_restart(now: &Config, next: &mut Config) -> Vec<&'stati
             }
         )*};
     }
-    keep!(node, workers, outbound, admin, registry, log, forwarded, limits, policy_host);
+    keep!(node, workers, outbound, admin, registry, state_dir, log, forwarded, limits, policy_host);
     waiting
 }
 

@@ -1,6 +1,6 @@
 //! What control tells about itself: one value, replaced whole after each change, that the admin interface reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::policies::{Entry, Version};
 use super::prepare;
 use super::publish::World;
-use super::reconcile::Reconciler;
-use crate::config::Config;
+use super::reconcile::{Confirmed, Reconciler};
+use crate::config::{Config, RegistrySource};
 use crate::link::Slot;
 use crate::metrics::unix_seconds;
 use crate::policy::PolicyMetrics;
@@ -24,8 +24,8 @@ pub struct Status {
     pub policies: Vec<PolicyStatus>,
     /// What policies count for themselves.
     pub policy_metrics: Vec<Arc<PolicyMetrics>>,
-    /// Until when the registry could be used, if it cannot now; in ms of `clock::now_ms`.
-    pub confirmed_ms: u64,
+    /// `None`: it confirms itself, as a file does that is watched and good.
+    pub confirmed: Option<Confirmed>,
 }
 
 /// The answer to `/ready`.
@@ -54,7 +54,8 @@ pub struct PolicyStatus {
     /// In force since, in seconds since 1970.
     pub since: f64,
     pub roles: Vec<&'static str>,
-    pub uses: Vec<String>,
+    #[serde(serialize_with = "as_list")]
+    pub uses: Arc<[String]>,
     /// Kept for a rollback, newest first.
     pub versions: Vec<VersionStatus>,
     pub quarantined: bool,
@@ -84,6 +85,10 @@ pub struct RefusalStatus {
 pub(super) struct Faults {
     pub(super) config: Vec<String>,
     pub(super) registry: Vec<String>,
+    /// The registry has been silent for too long.
+    pub(super) stale: Option<String>,
+    /// More services than instances can be made for.
+    pub(super) crowded: bool,
     /// Fields of the configuration that wait for a restart.
     pub(super) restart: Vec<&'static str>,
     /// Versions that are wanted and not in force, by policy.
@@ -91,6 +96,9 @@ pub(super) struct Faults {
     /// The latest of each policy, whatever came after it.
     refusals: BTreeMap<Arc<str>, RefusalStatus>,
 }
+
+const CROWDED: &str = "registry: too many services for an instance each: the proxy's own balancer serves those without \
+                       an entry in `services`; `registry.services` can name what this workload needs";
 
 impl Faults {
     /// A version is wanted that the policy's host or one of its uses refused.
@@ -117,11 +125,12 @@ impl Faults {
 
     fn problems(&self) -> impl Iterator<Item = String> {
         let config = self.config.iter().map(|text| format!("configuration: {text}"));
-        let registry = self.registry.iter().map(|text| format!("registry: {text}"));
+        let registry = self.registry.iter().chain(&self.stale).map(|text| format!("registry: {text}"));
         let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
         let restart =
             self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
-        config.chain(registry).chain(policies).chain(restart)
+        let crowded = self.crowded.then(|| CROWDED.to_owned());
+        config.chain(registry).chain(crowded).chain(policies).chain(restart)
     }
 }
 
@@ -130,6 +139,7 @@ impl Reconciler {
         let world = self.world.clone();
         let version = world.as_ref().map_or(0, |world| world.snapshot.version);
         let applied = self.applied.iter().copied().min().unwrap_or_default();
+        let is_file = matches!(self.config.registry.source, RegistrySource::File(_));
         let out_of_service = self.policies.iter().filter(|(_, entry)| entry.quarantined);
         let out_of_service = out_of_service.map(|(name, entry)| {
             format!(
@@ -152,14 +162,13 @@ impl Reconciler {
             policies: self.policies.iter().map(|(name, entry)| self.policy_status(name, entry)).collect(),
             policy_metrics: self.policies.iter().map(|(_, entry)| Arc::clone(&entry.metrics)).collect(),
             world,
-            confirmed_ms: self.confirmed_ms,
+            confirmed: (!is_file || !self.faults.registry.is_empty()).then_some(self.confirmed),
         }
     }
 
     fn policy_status(&self, name: &str, entry: &Entry) -> PolicyStatus {
         let roles = entry.current.compiled.roles();
         let roles = [(roles.balancer, "balancer"), (roles.router, "router")];
-        let slots = self.world.as_ref().map(|world| prepare::slots_of(world, name)).unwrap_or_default();
         let current = VersionStatus::of(&entry.current);
         PolicyStatus {
             name: name.to_string(),
@@ -168,7 +177,7 @@ impl Reconciler {
             epoch: entry.epoch,
             since: current.since,
             roles: roles.into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect(),
-            uses: slots.into_iter().map(|slot| described(&slot)).collect(),
+            uses: self.uses.get(name).cloned().unwrap_or_default(),
             versions: entry.previous.iter().map(VersionStatus::of).collect(),
             quarantined: entry.quarantined,
             failures: entry.failures_total,
@@ -183,6 +192,19 @@ impl VersionStatus {
         let (digest, source) = (version.digest().to_string(), version.source.to_string());
         Self { digest, source, since: unix_seconds(version.since) }
     }
+}
+
+/// By policy, where it works. Follows from what patches leave alone, so it is made once per whole world.
+pub(super) fn uses(world: &World) -> HashMap<Arc<str>, Arc<[String]>> {
+    let mut uses: HashMap<Arc<str>, Vec<String>> = HashMap::new();
+    for (policy, slot) in prepare::uses(world) {
+        uses.entry(Arc::clone(policy)).or_default().push(described(&slot));
+    }
+    uses.into_iter().map(|(policy, places)| (policy, places.into())).collect()
+}
+
+fn as_list<S: serde::Serializer>(list: &Arc<[String]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter())
 }
 
 fn described(slot: &Slot) -> String {

@@ -1,6 +1,6 @@
 //! Services and endpoints: what the registry says, and what we measure about each endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -8,7 +8,68 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 /// What the registry says now, by service name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalogue {
-    pub services: BTreeMap<String, Vec<EndpointRecord>>,
+    pub services: BTreeMap<Arc<str>, Records>,
+}
+
+/// All endpoints of one service. Shared by all that hold them: the same pointer means no change.
+pub type Records = Arc<[EndpointRecord]>;
+
+/// What a registry says anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// A service that is not named here is gone.
+    pub whole: bool,
+    /// `None`: the service is gone.
+    pub services: BTreeMap<Arc<str>, Option<Records>>,
+}
+
+impl Delta {
+    /// All there is.
+    pub fn whole(catalogue: Catalogue) -> Self {
+        let services = catalogue.services.into_iter().map(|(name, records)| (name, Some(records)));
+        Self { whole: true, services: services.collect() }
+    }
+}
+
+impl Catalogue {
+    /// Takes over what differs, and names the services that do. The cost follows the delta unless it is whole.
+    pub fn take(&mut self, delta: Delta) -> BTreeSet<Arc<str>> {
+        let mut touched = BTreeSet::new();
+        if delta.whole {
+            self.services.retain(|name, _| {
+                let stays = delta.services.get(name).is_some_and(Option::is_some);
+                if !stays {
+                    touched.insert(Arc::clone(name));
+                }
+                stays
+            });
+        }
+        for (name, records) in delta.services {
+            let differs = match records {
+                Some(records) if self.services.get(&name).is_some_and(|old| *old == records) => false,
+                Some(records) => {
+                    self.services.insert(Arc::clone(&name), records);
+                    true
+                }
+                None => self.services.remove(&name).is_some(),
+            };
+            if differs {
+                touched.insert(name);
+            }
+        }
+        touched
+    }
+
+    /// The same services, none of which has an endpoint.
+    pub fn emptied(&self) -> Self {
+        let nothing: Records = Arc::from([]);
+        let services = self.services.keys().map(|name| (Arc::clone(name), Arc::clone(&nothing)));
+        Self { services: services.collect() }
+    }
+
+    pub fn endpoints(&self) -> usize {
+        self.services.values().map(|records| records.len()).sum()
+    }
 }
 
 /// One endpoint as the registry has it. Addresses are unique within a service.
@@ -78,5 +139,40 @@ impl Default for EndpointState {
             ejections: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(addresses: &[&str]) -> Records {
+        let record = |address: &&str| EndpointRecord {
+            address: address.parse().unwrap(),
+            weight: 1,
+            zone: String::new(),
+            labels: BTreeMap::new(),
+            status: EndpointStatus::Ready,
+        };
+        addresses.iter().map(record).collect()
+    }
+
+    #[test]
+    fn a_delta_touches_only_what_differs() {
+        let mut catalogue = Catalogue::default();
+        let all = [("api", &["10.0.1.1:80"][..]), ("web", &["10.0.0.1:80"])];
+        let all = all.map(|(name, list)| (Arc::from(name), Some(records(list))));
+        let whole = Delta { whole: true, services: all.into() };
+        assert_eq!(catalogue.take(whole.clone()).len(), 2);
+        let before = Arc::clone(&catalogue.services["web"]);
+        assert!(catalogue.take(whole).is_empty());
+        assert!(Arc::ptr_eq(&before, &catalogue.services["web"]), "the same value keeps its pointer");
+
+        let services = [("web".into(), Some(records(&["10.0.0.2:80"]))), ("no".into(), None)].into();
+        let touched = catalogue.take(Delta { whole: false, services });
+        assert_eq!(touched.into_iter().collect::<Vec<_>>(), ["web".into()]);
+        assert_eq!(catalogue.endpoints(), 2);
+        let touched = catalogue.take(Delta { whole: true, services: BTreeMap::new() });
+        assert_eq!((touched.len(), catalogue.services.len()), (2, 0));
     }
 }

@@ -4,7 +4,7 @@
 //! pointer: instances, their learning, and connections.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use super::upstream::balance::Balancer;
 use crate::head::RequestFacts;
 use crate::link::{Instance, Report, Slot};
 use crate::policy::{Decision, Failure, RouteContext, RouterInstance};
-use crate::snapshot::{Digest, PolicyRef, Pool, RouteTarget, Snapshot};
+use crate::snapshot::{Digest, PolicyRef, Pool, RouteTarget, Shelf, Snapshot};
 
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) snapshot: Arc<Snapshot>,
     /// Parallel to `Snapshot::pools`.
-    pub(super) targets: Vec<Rc<Target>>,
+    pub(super) targets: Shelf<Rc<Target>>,
     /// Parallel to the table's routes; `None` where a route asks no policy.
     pub(super) routers: Vec<Option<Rc<Router>>>,
 }
@@ -61,7 +61,7 @@ pub(super) struct Router {
 impl Generation {
     /// Before the first snapshot.
     pub(super) fn empty(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, targets: Vec::new(), routers: Vec::new() }
+        Self { snapshot, targets: Shelf::default(), routers: Vec::new() }
     }
 
     /// The next generation: `instances` where given, what `self` has where the policy is the same.
@@ -82,6 +82,14 @@ impl Generation {
                 // Control pairs slots with instances of their kind.
                 (_, instance) => worker.retire(Some(instance)),
             }
+        }
+        if let Some(patch) = snapshot.patch.as_ref().filter(|patch| patch.base == self.snapshot.version) {
+            let pairs = patch.pools.iter().filter_map(|&at| Some((at, self.targets.get(at)?)));
+            let targets = self.targets.with(pairs.map(|(at, old)| {
+                let pool = &snapshot.pools[at];
+                (at, next_target(worker, pool, Some(old), balancers.remove(&pool.name)))
+            }));
+            return Self { targets, routers: self.routers.clone(), snapshot };
         }
         let before: HashMap<&str, &Rc<Target>> = self.targets.iter().map(|t| (&*t.pool.name, t)).collect();
         let targets = snapshot.pools.iter().map(|pool| {
@@ -107,7 +115,8 @@ impl Generation {
             })
         });
         let next = Self { routers: routers.collect(), targets, snapshot };
-        for gone in self.targets.iter().filter(|t| next.target(&t.pool.name).is_none()) {
+        let stay: HashSet<&str> = next.targets.iter().map(|target| &*target.pool.name).collect();
+        for gone in self.targets.iter().filter(|target| !stay.contains(&*target.pool.name)) {
             gone.gauge(worker, 0);
         }
         next
@@ -170,7 +179,7 @@ impl Generation {
     }
 
     pub(super) fn tick(&self, worker: &Worker, now_ns: u64) {
-        for target in &self.targets {
+        for target in self.targets.iter() {
             target.balancer.tick(worker, now_ns);
         }
         for router in self.routers.iter().flatten() {
@@ -182,7 +191,7 @@ impl Generation {
     }
 
     pub(super) fn flush(&self, worker: &Worker) {
-        for target in &self.targets {
+        for target in self.targets.iter() {
             target.series.flush();
             target.balancer.flush();
             target.gauge(worker, target.balancer.open());

@@ -129,8 +129,19 @@ fn foreign_types_stay_in_their_rooms() {
     assert_only_in(&["policy"], &["wasmtime::", "use wasmtime"]);
     assert_only_in(&["policy", "cli/policy"], &["wit_component", "wit_parser"]);
     assert_only_in(
-        &["control/admin", "cli/admin", "cli/demo", "registry_server"],
-        &["hyper::server", "hyper::service", "hyper_util"],
+        &["control/admin", "cli/demo", "registry_server"],
+        &["hyper::server", "hyper::service"],
+    );
+    assert_only_in(
+        &[
+            "control/admin",
+            "control/registry/http.rs",
+            "control/register/health.rs",
+            "cli/admin",
+            "cli/demo",
+            "registry_server",
+        ],
+        &["hyper_util"],
     );
     assert_only_in(&["registry_server/store.rs"], &["redb::"]);
     assert_only_in(
@@ -138,6 +149,7 @@ fn foreign_types_stay_in_their_rooms() {
             "metrics",
             "worker/record.rs",
             "control/admin/scrape.rs",
+            "control/register/health.rs",
             "logging.rs",
             "registry_server/metrics.rs",
         ],

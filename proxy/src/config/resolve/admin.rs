@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::diagnostic::{FieldPath, Problems};
 use super::super::resolved::{Admin, AdminListen, Secret};
@@ -73,7 +73,7 @@ fn listen(written: Option<&str>, base: &Path, at: &FieldPath<'_>, problems: &mut
     AdminListen::Unix(socket)
 }
 
-pub(crate) fn read_token(file: &PathBuf, at: &FieldPath<'_>, problems: &mut Problems) -> Option<Secret> {
+pub(crate) fn read_token(file: &Path, at: &FieldPath<'_>, problems: &mut Problems) -> Option<Secret> {
     let mut text = String::new();
     let read =
         std::fs::File::open(file).and_then(|file| file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text));

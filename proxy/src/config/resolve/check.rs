@@ -74,6 +74,19 @@ pub(crate) fn address(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -
     address
 }
 
+/// An address where somebody can be reached.
+pub(crate) fn reachable(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<SocketAddr> {
+    let address = address(text, at, problems)?;
+    if !is_reachable(address) {
+        problems.report(at, format!("nothing can be reached at {address}"));
+    }
+    Some(address)
+}
+
+pub(crate) fn is_reachable(address: SocketAddr) -> bool {
+    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+}
+
 fn why_no_address(text: &str) -> (String, &'static str) {
     let form = "an address is IP:port, as in `10.0.0.7:8080` or `[fd00::7]:8080`";
     if text.parse::<std::net::IpAddr>().is_ok() {
@@ -116,7 +129,7 @@ fn not_a_label(name: &str) -> String {
     )
 }
 
-fn is_dns_label(name: &str) -> bool {
+pub(crate) fn is_dns_label(name: &str) -> bool {
     (1..=LABEL_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')

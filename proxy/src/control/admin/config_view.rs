@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::config::{
     Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat, Node,
-    PolicyFile, PolicyHost, PolicyUse, RegistrySource, Retry, Route, RouteAction, RouteMatch,
-    ServiceSettings, Timeouts,
+    PolicyFile, PolicyHost, PolicyUse, Retry, Route, RouteAction, RouteMatch, ServiceSettings, Timeouts,
 };
+
+mod registry;
 
 pub(super) fn view(config: &Config) -> Value {
     let Config {
@@ -19,6 +20,7 @@ pub(super) fn view(config: &Config) -> Value {
         outbound,
         admin,
         registry,
+        state_dir,
         log: Log { format, filter, access },
         domain,
         forwarded,
@@ -29,7 +31,6 @@ pub(super) fn view(config: &Config) -> Value {
         services,
         routes,
     } = config;
-    let RegistrySource::File(registry) = registry;
     let policies: BTreeMap<&str, String> = policies
         .iter()
         .map(|(name, PolicyFile { file, place: _ })| (name.as_str(), file.display().to_string()))
@@ -51,7 +52,8 @@ pub(super) fn view(config: &Config) -> Value {
         "workers": workers,
         "outbound": outbound,
         "admin": admin_view(admin),
-        "registry": { "file": registry.display().to_string() },
+        "registry": registry::view(registry),
+        "state_dir": state_dir.as_ref().map(|dir| dir.display().to_string()),
         "log": { "format": format, "filter": filter, "access": access },
         "domain": domain,
         "forwarded": forwarded,

@@ -52,7 +52,7 @@ fn members<'a>(
     service: &str,
 ) -> impl Iterator<Item = (&'a EndpointRecord, &'a Arc<Endpoint>)> {
     let pairs = |members: &'a Arc<Members>| members.records.iter().zip(&members.endpoints);
-    world.members.get(service).map(pairs).into_iter().flatten()
+    world.members_of(service).map(pairs).into_iter().flatten()
 }
 
 fn one(record: &EndpointRecord, endpoint: &Endpoint, now_ms: u64) -> Value {

@@ -6,8 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::endpoints;
-use crate::clock;
-use crate::control::Status;
+use crate::control::{Confirmed, Status};
 use crate::link::Command;
 use crate::metrics::Metrics;
 
@@ -23,9 +22,7 @@ pub(super) async fn text(
     if let Some(world) = &status.world {
         endpoints::count(world, metrics);
     }
-    // A file that is watched and good confirms itself.
-    let age_ms =
-        if status.ready.registry_valid { 0 } else { clock::now_ms().saturating_sub(status.confirmed_ms) };
+    let age_ms = status.confirmed.map_or(0, Confirmed::age_ms);
     metrics.registry_last_confirmed.set(Duration::from_millis(age_ms).as_secs_f64());
     metrics.encode(status.policy_metrics.iter().map(|policy| &**policy))
 }

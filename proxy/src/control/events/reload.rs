@@ -39,13 +39,14 @@ impl Events {
         versions.retain(|name, version| !self.is_in_force(name, version));
         let unchanged = config == *self.state.config && versions.is_empty();
         let files = sources::files(&self.config_path, &config);
-        let change = Change { config: Some(Arc::new(config)), versions, ..Change::default() };
+        let change = Change { config: Some(Arc::new(config)), versions };
         let version = self.state.apply(change).await.map_err(|error| Broken {
             problems: vec![error.to_string()],
             files,
             refused: error.refused(),
         })?;
-        if !unchanged {
+        // Without a catalogue it is in force with the first one.
+        if !unchanged && version > 0 {
             tracing::info!(version, "configuration in force");
         }
         self.state.faults.config.clear();

@@ -100,7 +100,7 @@ fn resolve(written: WrittenServices, problems: &mut Problems) -> Catalogue {
         let at = &at.field(&name);
         check::dns_label_key(&name, at, problems);
         let endpoints = endpoints(service, &at.field("endpoints"), problems);
-        services.insert(name.clone(), endpoints);
+        services.insert(name.as_str().into(), endpoints.into());
     }
     Catalogue { services }
 }
@@ -149,10 +149,7 @@ fn endpoint_record(
         problems.report(&address_at, "field `address` is missing");
         return None;
     };
-    let address = check::address(&address, &address_at, problems)?;
-    if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-        problems.report(&address_at, format!("nothing can be reached at {address}"));
-    }
+    let address = check::reachable(&address, &address_at, problems)?;
     let (zone, labels) = (written.zone.unwrap_or_default(), written.labels.unwrap_or_default());
     Some(EndpointRecord { address, weight, zone, labels, status })
 }

@@ -1,0 +1,215 @@
+//! A real etcd, one member or a cluster, and what other tools do to it through its JSON gateway.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::wait;
+
+/// Killed when it is dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    dir: TempDir,
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    client: SocketAddr,
+    peer: SocketAddr,
+    child: Option<Child>,
+}
+
+/// A key as it is now.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub key: String,
+    pub value: Value,
+    pub lease: String,
+}
+
+impl Etcd {
+    /// One member, ready to use.
+    pub fn start() -> Self {
+        Self::cluster(1)
+    }
+
+    pub fn cluster(size: usize) -> Self {
+        let member = || Member { client: free(), peer: free(), child: None };
+        let members = (0..size).map(|_| member()).collect();
+        let mut etcd = Self { dir: TempDir::new().unwrap(), members };
+        (0..size).for_each(|index| etcd.spawn(index));
+        etcd.wait_for_quorum();
+        etcd
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(|member| member.client).collect()
+    }
+
+    fn spawn(&mut self, index: usize) {
+        let peers: Vec<String> =
+            self.members.iter().enumerate().map(|(at, m)| format!("m{at}=http://{}", m.peer)).collect();
+        let member = &mut self.members[index];
+        let (client, peer) = (format!("http://{}", member.client), format!("http://{}", member.peer));
+        let log = File::create(self.dir.path().join(format!("log{index}"))).unwrap();
+        let child = Command::new("etcd")
+            .args(["--name", &format!("m{index}"), "--initial-cluster", &peers.join(",")])
+            .arg("--data-dir")
+            .arg(self.dir.path().join(format!("data{index}")))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        let child = child.unwrap_or_else(|error| panic!("etcd: {error}; tests/run.sh installs it"));
+        member.child = Some(child);
+    }
+
+    pub fn kill(&mut self, index: usize) {
+        if let Some(mut child) = self.members[index].child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn start_again(&mut self, index: usize) {
+        self.spawn(index);
+        self.wait_for_quorum();
+    }
+
+    /// It comes back and lets nobody in without a password.
+    pub fn start_again_closed(&mut self, index: usize) {
+        self.spawn(index);
+    }
+
+    /// It comes back with nothing in it.
+    pub fn restart_empty(&mut self) {
+        self.kill(0);
+        std::fs::remove_dir_all(self.dir.path().join("data0")).unwrap();
+        self.start_again(0);
+    }
+
+    pub fn wait_for_quorum(&self) {
+        wait::until_true("etcd to serve", || self.call("/v3/kv/range", &json!({ "key": "AA==" })).is_some());
+    }
+
+    /// The member that leads.
+    pub fn leader(&self) -> usize {
+        wait::until("a leader", || {
+            let status = |member: &Member| ask(member.client, "/v3/maintenance/status", &json!({}));
+            self.members.iter().position(|member| {
+                member.child.is_some()
+                    && status(member).is_some_and(|s| s["header"]["member_id"] == s["leader"])
+            })
+        })
+    }
+
+    /// Asks any member that lives.
+    fn call(&self, path: &str, request: &Value) -> Option<Value> {
+        let living = self.members.iter().filter(|member| member.child.is_some());
+        living.into_iter().find_map(|member| ask(member.client, path, request))
+    }
+
+    fn done(&self, path: &str, request: &Value) -> Value {
+        wait::until(path, || self.call(path, request))
+    }
+
+    pub fn put(&self, key: &str, value: &str) {
+        self.done("/v3/kv/put", &json!({ "key": encode(key), "value": encode(value) }));
+    }
+
+    /// Makes an instance of a service, as any tool may.
+    pub fn instance(&self, service: &str, id: &str, address: SocketAddr) {
+        self.put(&format!("/outrigger/services/{service}/{id}"), &json!({ "address": address }).to_string());
+    }
+
+    pub fn delete(&self, key: &str) {
+        self.done("/v3/kv/deleterange", &json!({ "key": encode(key) }));
+    }
+
+    pub fn revoke(&self, lease: &str) {
+        self.done("/v3/lease/revoke", &json!({ "ID": lease }));
+    }
+
+    /// From now on only `root` may do anything, with this password.
+    pub fn require_password(&self, password: &str) {
+        self.done("/v3/auth/user/add", &json!({ "name": "root", "password": password }));
+        self.done("/v3/auth/role/add", &json!({ "name": "root" }));
+        self.done("/v3/auth/user/grant", &json!({ "user": "root", "role": "root" }));
+        self.done("/v3/auth/enable", &json!({}));
+    }
+
+    /// Forgets all history.
+    pub fn compact(&self) {
+        let now = self.done("/v3/kv/range", &json!({ "key": "AA==" }))["header"]["revision"].clone();
+        self.done("/v3/kv/compaction", &json!({ "revision": now }));
+    }
+
+    pub fn entry(&self, key: &str) -> Option<Entry> {
+        let found = self.call("/v3/kv/range", &json!({ "key": encode(key) }))?;
+        let kv = found["kvs"].get(0)?.clone();
+        let value = decode(kv["value"].as_str()?);
+        Some(Entry {
+            key: key.to_owned(),
+            value: serde_json::from_slice(&value).ok()?,
+            lease: kv["lease"].as_str().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        (0..self.members.len()).for_each(|index| self.kill(index));
+    }
+}
+
+/// A port that nobody has now.
+pub fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// `None` unless it is answered 200.
+fn ask(address: SocketAddr, path: &str, request: &Value) -> Option<Value> {
+    let mut client = Client::try_connect(address).ok()?;
+    let body = request.to_string();
+    let length = body.len();
+    client.try_send(format!(
+        "POST {path} HTTP/1.1\r\nhost: etcd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    ));
+    let answer = client.try_answer("POST").ok().filter(|answer| answer.status == 200)?;
+    serde_json::from_slice(&answer.body.bytes).ok()
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for group in text.as_bytes().chunks(3) {
+        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | group.get(at).map_or(0, |b| usize::from(*b)));
+        for at in 0..4 {
+            encoded.push(if at <= group.len() {
+                char::from(ALPHABET[bits >> (18 - 6 * at) & 63])
+            } else {
+                '='
+            });
+        }
+    }
+    encoded
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    let letters = text.bytes().filter_map(|letter| ALPHABET.iter().position(|known| *known == letter));
+    let letters: Vec<usize> = letters.collect();
+    let mut bytes = Vec::new();
+    for group in letters.chunks(4) {
+        let bits = (0..4).fold(0, |bits, at| bits << 6 | group.get(at).copied().unwrap_or_default());
+        bytes.extend((0..group.len() - 1).map(|at| (bits >> (16 - 8 * at) & 0xff) as u8));
+    }
+    bytes
+}
