@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -81,6 +82,13 @@ impl Etcd {
     pub fn start_again(&mut self, index: usize) {
         self.spawn(index);
         self.wait_for_quorum();
+    }
+
+    /// It hangs: connections stay open and nothing is answered, until `SIGCONT`.
+    pub fn signal(&self, index: usize, signal: Signal) {
+        let id = self.members[index].child.as_ref().map(Child::id).expect("it runs");
+        let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(id, signal).unwrap();
     }
 
     /// It comes back and lets nobody in without a password.

@@ -8,6 +8,7 @@ use outrigger_tests::load::Load;
 use outrigger_tests::proxy::Scene;
 use outrigger_tests::relay::Relay;
 use outrigger_tests::wait;
+use rustix::process::Signal;
 use serde_json::json;
 
 fn registry(addresses: &[std::net::SocketAddr]) -> String {
@@ -247,4 +248,22 @@ fn a_user_and_a_password_open_etcd() {
     etcd.start_again_closed(0);
     proxy.wait_for_ready("the return", |ready| ready["registry_valid"] == true);
     assert!(!proxy.admin("GET", "/config", "", b"").text().contains("secret-word"));
+}
+
+/// Connections stay open and nothing is said: that is noticed, and the last catalogue serves on.
+#[test]
+fn a_registry_that_hangs_is_noticed() {
+    let etcd = Etcd::start();
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    etcd.instance("web", "a", a.address);
+    let proxy = Scene::new().registry(&registry(&etcd.addresses())).start();
+    let load = Load::start(proxy.outbound, 2, "web");
+    etcd.signal(0, Signal::STOP);
+    proxy.wait_for_ready("the silence", |ready| ready["registry_valid"] == false);
+    load.wait_for(100);
+    etcd.signal(0, Signal::CONT);
+    proxy.wait_for_ready("the return", |ready| ready["registry_valid"] == true);
+    etcd.instance("web", "b", b.address);
+    proxy.wait_for_endpoints("web", &[&a, &b]);
+    load.stop().assert_clean();
 }

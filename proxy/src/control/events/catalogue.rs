@@ -117,6 +117,8 @@ impl Events {
         self.publish().await;
         self.take_loads(&loads);
         self.probe();
+        // Under a steady stream of news there may be no other time for it.
+        self.save();
     }
 
     /// Brings what the registry has touched into force.

@@ -66,3 +66,31 @@ fn speaks_the_health_protocol() {
         assert!(!is_serving(other), "{other:?}");
     }
 }
+
+/// A gRPC server with one answer to everything.
+async fn grpc_server(status: u8) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service =
+                hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
+                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                    let message = Bytes::from(vec![0, 0, 0, 0, 2, 8, status]);
+                    Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(message)))
+                });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn asks_a_grpc_server() {
+    for (status, well) in [(1, true), (2, false)] {
+        let address = grpc_server(status).await;
+        let result = grpc(address, "shop.Cart").await;
+        assert_eq!(result.is_ok(), well, "{result:?}");
+    }
+}
