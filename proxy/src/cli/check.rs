@@ -43,7 +43,8 @@ pub fn run(args: CheckArgs) -> ExitCode {
         (Some(form), ..) => Ok(schema(form)),
         (None, Some(file), None) => check(file).map(|summary| summary.to_string()).map_err(shown),
         (None, Some(file), Some(request)) => check(file).map_err(shown).and_then(|good| {
-            trace::trace(request, &good.config, &good.catalogue)
+            let catalogue = good.services.as_ref().map(|(_, catalogue)| catalogue);
+            trace::trace(request, &good.config, catalogue)
                 .map_err(|error| vec![format!("--request: {error}")])
         }),
         // clap refuses it.

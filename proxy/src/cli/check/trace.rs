@@ -11,8 +11,8 @@ use crate::head::{HeadLimits, Progress, RequestHead};
 use crate::policy::epoch::thread_cpu_time;
 use crate::snapshot::{Catalogue, Digest, RouteTarget, Snapshot};
 
-/// A method and a URL, or a URL: `POST http://shop.mesh.internal/cart`.
-pub(super) fn trace(request: &str, config: &Config, catalogue: &Catalogue) -> Result<String, String> {
+/// A method and a URL, or a URL: `POST http://shop.mesh.internal/cart`. A registry over the network is not asked.
+pub(super) fn trace(request: &str, config: &Config, catalogue: Option<&Catalogue>) -> Result<String, String> {
     let limits =
         HeadLimits { bytes_max: config.limits.head_bytes_max, fields_max: config.limits.headers_max };
     let head = head_of(request, limits)?;
@@ -21,12 +21,15 @@ pub(super) fn trace(request: &str, config: &Config, catalogue: &Catalogue) -> Re
     let names: BTreeSet<&str> = config.policy_uses().map(|used| used.policy.as_str()).collect();
     let pin = Pin { digest: Digest([0; 32]), epoch: 0 };
     let pins: Pins = names.into_iter().map(|name| (name.into(), pin)).collect();
-    let world = World::next(None, &config, catalogue, &pins).map_err(|e| e.to_string())?;
+    let world = World::next(None, &config, catalogue.unwrap_or(&Catalogue::default()), &pins).map_err(|e| e.to_string())?;
     let snapshot = &world.snapshot;
     let mut text = format!("{} {}{}\n", head.method(), head.authority(), head.path());
     let decided = routes(&mut text, snapshot, &head);
     if !decided {
         fallen_through(&mut text, snapshot, &head);
+    }
+    if catalogue.is_none() {
+        text += "  (the registry was not asked: services and endpoints are those that the configuration names)\n";
     }
     let _ = write!(text, "  a look-up takes {:.0} ns of CPU time", look_up_ns(snapshot, &head));
     Ok(text)
@@ -136,7 +139,8 @@ routes:
     fn traced(request: &str) -> Result<String, String> {
         let config = config::parse(CONFIG, "o.yaml", "".as_ref()).expect("good");
         let services = "services: {shop: {endpoints: ['10.0.0.1:80', '10.0.0.2:80']}, back: {endpoints: []}}";
-        trace(request, &config, &file::parse(services, "services.yaml").expect("good"))
+        let catalogue = file::parse(services, "services.yaml").expect("good");
+        trace(request, &config, Some(&catalogue))
     }
 
     #[test]
