@@ -13,4 +13,5 @@ pub mod logging;
 pub mod metrics;
 pub mod policy;
 pub mod snapshot;
+pub mod tcp;
 pub mod worker;
