@@ -23,7 +23,7 @@ use crate::logging::AccessLog;
 use crate::metrics::Metrics;
 use crate::policy::{Engine, EngineError};
 use crate::snapshot::Snapshot;
-use crate::worker;
+use crate::{tcp, worker};
 
 /// Connections that wait to be accepted, per listener; the kernel caps it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -231,6 +231,8 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     // Accepted connections inherit it: one call here instead of one for each of them. Without it, small answers
     // wait for acknowledgements.
     socket.set_tcp_nodelay(true)?;
+    // So is this.
+    tcp::spare_loopback((&socket).into(), address.ip());
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

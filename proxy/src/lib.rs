@@ -14,4 +14,5 @@ pub mod metrics;
 pub mod policy;
 pub mod registry_server;
 pub mod snapshot;
+pub mod tcp;
 pub mod worker;

@@ -10,8 +10,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
+
+use crate::tcp;
 
 pub(super) mod balance;
 pub(super) mod health;
@@ -88,12 +90,8 @@ impl Upstream {
         }
         self.open.set(self.open.get() + 1);
         let lease = Lease(Rc::clone(self));
-        match tokio::time::timeout(timeout, TcpStream::connect(self.address)).await {
-            Ok(Ok(stream)) => {
-                // Without it small writes wait for acknowledgements; a failure costs latency, not correctness.
-                let _ = stream.set_nodelay(true);
-                Ok(Connection { stream, reused: false, lease })
-            }
+        match tokio::time::timeout(timeout, dial(self.address)).await {
+            Ok(Ok(stream)) => Ok(Connection { stream, reused: false, lease }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(ConnectError::Timeout),
             Ok(Err(_)) => Err(ConnectError::Refused),
             Err(_) => Err(ConnectError::Timeout),
@@ -120,6 +118,14 @@ impl Connection {
             idle.push(Idle { stream: self.stream, since: Instant::now() });
         }
     }
+}
+
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Without it small writes wait for acknowledgements; a failure costs latency, not correctness.
+    let _ = socket.set_nodelay(true);
+    tcp::spare_loopback((&socket).into(), address.ip());
+    socket.connect(address).await
 }
 
 /// Whether an idle connection is quiet. One that is readable has ended, or says something nobody asked for.
