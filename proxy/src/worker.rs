@@ -24,6 +24,7 @@ use accept::Connections;
 use generation::Generation;
 use record::ServiceSeries;
 use respond::Reason;
+use socket::Socket;
 use upstream::Upstream;
 
 mod accept;
@@ -38,6 +39,7 @@ mod record;
 mod request;
 mod respond;
 mod route;
+mod socket;
 mod upstream;
 
 /// How often instances that ask for it are ticked and local counters are looked after.
@@ -96,7 +98,7 @@ pub fn run(start: Start) -> io::Result<()> {
         .event_interval(61)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
-        let listeners = start.listeners.into_iter().map(tokio::net::TcpListener::from_std);
+        let listeners = start.listeners.into_iter().map(|l| Socket::listener(l.into()));
         let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
         let limits = &start.config.limits;
         let no_service: Arc<str> = Arc::from("");
@@ -126,11 +128,7 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 impl Worker {
-    async fn serve(
-        self: &Rc<Self>,
-        listeners: Vec<tokio::net::TcpListener>,
-        mut commands: mpsc::Receiver<Command>,
-    ) {
+    async fn serve(self: &Rc<Self>, listeners: Vec<Socket>, mut commands: mpsc::Receiver<Command>) {
         // Until the first snapshot is in force, connections wait in the kernel: nobody is told that a service does
         // not exist because we have not read of it yet.
         let mut waiting = Some(listeners);

@@ -131,12 +131,12 @@ pub(crate) fn thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A tick is a wake-up, and at 4,000 requests a second ticks of 1 ms were a tenth of the proxy's CPU time. The price of
-/// longer ones: a looping guest holds its worker for the budget and up to two ticks.
-const TICK: Duration = Duration::from_millis(4);
+/// A tick is a wake-up, and at 4,000 requests a second ticks of 1 ms were a tenth of the proxy's CPU time, and ticks of
+/// 4 ms a twenty-fifth. The price of longer ones: a looping guest holds its worker for the budget and up to two ticks.
+const TICK: Duration = Duration::from_millis(10);
 /// Ticks without a call after which the thread parks. A call takes part in at least one of them, so its deadline
 /// callback runs and touches the pulse again.
-const IDLE_TICKS_MAX: u32 = 20;
+const IDLE_TICKS_MAX: u32 = 8;
 
 const PARKED: u8 = 0;
 const IDLE: u8 = 1;

@@ -5,10 +5,10 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::socket::Socket;
 use super::{Worker, connection};
 
 /// After an error that a moment may cure, such as running out of file descriptors.
@@ -38,18 +38,19 @@ pub(super) struct Seat {
 }
 
 /// Accepts until the task is dropped.
-pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
+pub(super) async fn run(worker: Rc<Worker>, listener: Socket) {
     loop {
         let connections = &worker.connections;
         while connections.open.get() >= worker.config.limits.connections_max {
             connections.left.notified().await;
         }
         match listener.accept().await {
-            Ok((stream, address)) => {
+            Ok((socket, address)) => {
                 let seat = Seat::take(&worker);
                 let (index, busy) = (seat.index, Rc::clone(&seat.busy));
-                let task =
-                    tokio::task::spawn_local(connection::serve(Rc::clone(&worker), stream, address, seat));
+                // Boxed: the spawning moves what it is given more than once, and this is 3 KiB.
+                let served = Box::pin(connection::serve(Rc::clone(&worker), socket, address, seat));
+                let task = tokio::task::spawn_local(served);
                 if let Some(occupant) = worker.connections.seats.borrow_mut()[index].as_mut()
                     && Rc::ptr_eq(&occupant.busy, &busy)
                 {

@@ -3,20 +3,18 @@
 //! While it waits for a request it holds no buffer. Heads have a deadline of their own, so that nobody can keep a
 //! connection busy with half a head.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::accept::Seat;
-use super::deadline::Deadline;
+use super::deadline::{Deadline, at_once};
 use super::http1::Buffer;
 use super::respond::{self, Reason};
+use super::socket::Socket;
 use super::{Worker, request};
 use crate::head::{BadHead, Framing, Progress, RequestFacts, ResponseHead};
 
@@ -28,9 +26,8 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 /// Our end of a client's connection, with the buffers in use while a request is served.
 #[derive(Debug)]
-pub(super) struct Client<'a> {
-    pub(super) read: ReadHalf<'a>,
-    pub(super) write: WriteHalf<'a>,
+pub(super) struct Client {
+    pub(super) socket: Socket,
     /// What the client has sent and nobody has taken yet.
     pub(super) buffer: Buffer,
     /// What is to be written next, to either side.
@@ -50,47 +47,53 @@ pub(super) struct Peer {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: SocketAddr, seat: Seat) {
+pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, address: SocketAddr, seat: Seat) {
     let text = if worker.access.is_some() { address.to_string() } else { String::new() };
     let peer = Peer { address, text };
-    let (read, write) = stream.split();
     let mut client = Client {
-        read,
-        write,
+        socket,
         buffer: Buffer::default(),
         out: Vec::new(),
         response: ResponseHead::default(),
         unread: false,
     };
-    let deadline = Deadline::new(Instant::now() + HEAD_TIMEOUT);
+    let mut idle_since = Instant::now();
+    let deadline = Deadline::new(idle_since + HEAD_TIMEOUT);
     let mut facts = Some(Box::<RequestFacts>::default());
+    // Most clients come with a request in hand.
+    equip(&worker, &mut client);
+    if !matches!(client.buffer.read_now(&client.socket), Some(Ok(1..))) {
+        unequip(&worker, &mut client);
+    }
     loop {
         seat.idle();
         if client.buffer.is_empty() {
-            deadline.set_after(worker.idle_timeout());
-            let readable = poll_fn(|cx| client.read.as_ref().poll_read_ready(cx));
-            if !matches!(deadline.run(readable).await, Ok(Ok(()))) {
+            deadline.set(idle_since + worker.idle_timeout());
+            if !matches!(deadline.run(pin!(client.socket.readable())).await, Ok(Ok(()))) {
                 return;
             }
         }
         seat.busy();
         equip(&worker, &mut client);
-        let keep = match head(&worker, &mut client, &mut facts, &peer, &deadline).await {
-            Ok(()) => request::serve(&worker, &mut client, &mut facts, &peer, &deadline).await,
+        let kept = match head(&worker, &mut client, &mut facts, &peer, &deadline).await {
+            Ok(at) => request::serve(&worker, &mut client, &mut facts, &peer, (at, &deadline)).await,
             Err(None) => return release(&worker, client),
             Err(Some(reason)) => {
                 client.unread = true;
                 refuse(&worker, &mut client, reason, &deadline).await;
-                false
+                None
             }
         };
         // A policy that never gave the request back cannot happen; a fresh one costs nothing.
         facts.get_or_insert_default();
-        if !keep || worker.draining.get() {
-            if client.unread || !client.buffer.is_empty() {
-                linger(&mut client, &deadline).await;
+        match kept {
+            Some(at) if !worker.draining.get() => idle_since = at,
+            _ => {
+                if client.unread || !client.buffer.is_empty() || has_more(&mut client) {
+                    linger(&mut client, &deadline).await;
+                }
+                return release(&worker, client);
             }
-            return release(&worker, client);
         }
         if client.buffer.is_empty() {
             unequip(&worker, &mut client);
@@ -98,14 +101,14 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: So
     }
 }
 
-/// Reads one head into `facts`. `Err(None)` says that the client left without a request.
+/// Reads one head into `facts` and answers when it was there. `Err(None)` says that the client left without a request.
 async fn head(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     facts: &mut Option<Box<RequestFacts>>,
     peer: &Peer,
     deadline: &Deadline,
-) -> Result<(), Option<Reason>> {
+) -> Result<Instant, Option<Reason>> {
     let facts = facts.get_or_insert_default();
     facts.source = peer.address.ip();
     facts.tried.clear();
@@ -120,17 +123,25 @@ async fn head(
                 Ok(Progress::Complete(length)) => {
                     client.buffer.consume(length);
                     client.unread = facts.head.framing() != Framing::None;
-                    return Ok(());
+                    return Ok(Instant::now());
                 }
                 Ok(Progress::Partial) => {}
                 Err(bad) => return Err(Some(Reason::Head(bad))),
             }
         }
-        if !waiting {
-            waiting = true;
-            deadline.set_after(HEAD_TIMEOUT);
-        }
-        match deadline.run(client.buffer.read_from(&mut client.read)).await {
+        let read = {
+            let mut read = pin!(client.buffer.read_from(&client.socket));
+            match at_once(read.as_mut()).await {
+                Some(read) => Ok(read),
+                None => {
+                    if !std::mem::replace(&mut waiting, true) {
+                        deadline.set_after(HEAD_TIMEOUT);
+                    }
+                    deadline.run(read).await
+                }
+            }
+        };
+        match read {
             Ok(Ok(1..)) => {}
             Ok(Ok(_)) if client.buffer.is_empty() => return Err(None),
             Ok(Ok(_)) => return Err(Some(Reason::Head(BadHead::Syntax))),
@@ -142,24 +153,29 @@ async fn head(
 }
 
 /// Tells the client why its request was not one.
-async fn refuse(worker: &Worker, client: &mut Client<'_>, reason: Reason, deadline: &Deadline) {
+async fn refuse(worker: &Worker, client: &mut Client, reason: Reason, deadline: &Deadline) {
     worker.bad_request(reason);
     client.out.clear();
     respond::refuse(&mut client.out, reason, false, true);
     deadline.set_after(LINGER);
-    let _ = deadline.run(client.write.write_all(&client.out)).await;
+    let _ = deadline.run(pin!(client.socket.write_all(&client.out))).await;
+}
+
+/// Whether a client that nobody has watched has sent more than its request.
+fn has_more(client: &mut Client) -> bool {
+    !client.socket.is_watched() && matches!(client.buffer.read_now(&client.socket), Some(Ok(1..)))
 }
 
 /// Ends our side and reads what is still coming, so that the client sees our last answer and not a reset.
-async fn linger(client: &mut Client<'_>, deadline: &Deadline) {
-    if client.write.shutdown().await.is_err() {
+async fn linger(client: &mut Client, deadline: &Deadline) {
+    if client.socket.end().is_err() {
         return;
     }
     deadline.set_after(LINGER);
     let mut seen = 0;
     client.buffer.clear();
     while seen < LINGER_BYTES_MAX {
-        match deadline.run(client.buffer.read_from(&mut client.read)).await {
+        match deadline.run(pin!(client.buffer.read_from(&client.socket))).await {
             Ok(Ok(count @ 1..)) => seen += count,
             _ => return,
         }
@@ -168,7 +184,7 @@ async fn linger(client: &mut Client<'_>, deadline: &Deadline) {
 }
 
 /// Buffers for a request, from those the worker has at hand.
-fn equip(worker: &Worker, client: &mut Client<'_>) {
+fn equip(worker: &Worker, client: &mut Client) {
     if client.buffer.is_empty() {
         client.buffer = Buffer::from_vec(worker.take_buffer());
     }
@@ -177,14 +193,14 @@ fn equip(worker: &Worker, client: &mut Client<'_>) {
     }
 }
 
-fn unequip(worker: &Worker, client: &mut Client<'_>) {
+fn unequip(worker: &Worker, client: &mut Client) {
     worker.keep_buffer(std::mem::take(&mut client.buffer).into_vec());
     let mut out = std::mem::take(&mut client.out);
     out.clear();
     worker.keep_buffer(out);
 }
 
-fn release(worker: &Worker, mut client: Client<'_>) {
+fn release(worker: &Worker, mut client: Client) {
     client.buffer.clear();
     unequip(worker, &mut client);
 }

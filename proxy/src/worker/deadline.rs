@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,15 +28,20 @@ impl Deadline {
 
     pub(super) fn set(&self, at: Instant) {
         self.at.set(at);
-        let mut sleep = self.sleep.borrow_mut();
-        if at < sleep.deadline() {
-            sleep.as_mut().reset(at);
-        }
+        self.wake_at(at);
     }
 
     /// As `set`, counted from now.
     pub(super) fn set_after(&self, duration: Duration) {
         self.set(Instant::now() + duration);
+    }
+
+    /// Has the work looked at once more at `at`, even if nothing else happens.
+    pub(super) fn wake_at(&self, at: Instant) {
+        let mut sleep = self.sleep.borrow_mut();
+        if at < sleep.deadline() {
+            sleep.as_mut().reset(at);
+        }
     }
 
     /// What is left, for work with a timer of its own.
@@ -45,28 +50,43 @@ impl Deadline {
     }
 
     /// Runs `work` until the deadline, wherever that has moved to in the meantime.
-    pub(super) async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
-        let mut work = pin!(work);
-        poll_fn(|cx| {
-            if let Poll::Ready(value) = work.as_mut().poll(cx) {
-                return Poll::Ready(Ok(value));
-            }
-            let mut sleep = self.sleep.borrow_mut();
-            while sleep.as_mut().poll(cx).is_ready() {
+    /// It is pinned by the caller: handed over, it would lie in the caller's future twice.
+    pub(super) fn run<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Result<T, Elapsed>> {
+        poll_fn(move |cx| {
+            loop {
+                if let Poll::Ready(value) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(value));
+                }
+                let mut sleep = self.sleep.borrow_mut();
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
                 let at = self.at.get();
                 if at <= Instant::now() {
                     return Poll::Ready(Err(Elapsed));
                 }
                 sleep.as_mut().reset(at);
             }
-            Poll::Pending
         })
-        .await
     }
+}
+
+/// What `work` comes to without waiting, if that is anything.
+pub(super) async fn at_once<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -74,12 +94,12 @@ mod tests {
         let deadline = Deadline::new(Instant::now() + Duration::from_secs(10));
         let start = Instant::now();
         deadline.set_after(Duration::from_secs(30));
-        assert!(deadline.run(std::future::pending::<()>()).await.is_err());
+        assert!(deadline.run(pin!(std::future::pending::<()>())).await.is_err());
         assert_eq!(start.elapsed().as_secs(), 30);
         deadline.set_after(Duration::from_secs(5));
-        assert!(deadline.run(std::future::pending::<()>()).await.is_err());
+        assert!(deadline.run(pin!(std::future::pending::<()>())).await.is_err());
         assert_eq!(start.elapsed().as_secs(), 35);
         deadline.set_after(Duration::from_secs(5));
-        assert_eq!(deadline.run(async { 7 }).await.ok(), Some(7));
+        assert_eq!(deadline.run(pin!(async { 7 })).await.ok(), Some(7));
     }
 }

@@ -6,20 +6,22 @@
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::connection::Client;
 use super::deadline::Deadline;
 use super::http1::{BadChunk, Buffer, Chunked, Forwarding, Persistence, request_head, response_head};
+use super::socket::Socket;
 use crate::config::{ForwardedFields, Timeouts};
 use crate::head::{Framing, HeadLimits, Kind, Progress, RequestHead, ResponseHead};
 use crate::policy::Forward;
+
+/// How long a client that has just come goes unwatched.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// What an attempt needs to know beyond the two connections.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(super) struct Exchange<'a> {
     pub(super) keep_alive: bool,
     /// The worker is about to leave: answers that begin from now on end their connection.
     pub(super) draining: &'a Cell<bool>,
+    pub(super) started: Instant,
 }
 
 /// How an attempt ended.
@@ -50,6 +53,7 @@ pub(super) struct Report {
     pub(super) retry_after: bool,
     /// Utilisation that the endpoint reports, in thousandths.
     pub(super) load: Option<u32>,
+    pub(super) ended: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,40 +98,38 @@ struct Flow {
     load: Cell<Option<u32>>,
 }
 
-/// The way down: from the upstream's reading half to the client's writing half.
-struct Down<'a, 'u, 'c> {
-    up_read: &'a mut ReadHalf<'u>,
+/// The way down: from the upstream to the client.
+struct Down<'a> {
+    upstream: &'a Socket,
     /// What the upstream has said and nobody has taken yet.
     answer: &'a mut Buffer,
-    write: &'a mut WriteHalf<'c>,
+    client: &'a Socket,
     out: &'a mut Vec<u8>,
     response: &'a mut ResponseHead,
 }
 
 impl Exchange<'_> {
     /// Runs the attempt to its end. `answer` is an empty buffer for what the upstream says.
-    pub(super) async fn run(
-        &self,
-        client: &mut Client<'_>,
-        upstream: &mut TcpStream,
-        answer: &mut Buffer,
-    ) -> Report {
+    pub(super) async fn run(&self, client: &mut Client, upstream: &Socket, answer: &mut Buffer) -> Report {
         let flow = Flow::default();
-        let (mut up_read, mut up_write) = upstream.split();
-        let Client { read, write, buffer, out, response, unread } = client;
-        let work = async {
+        let Client { socket: client, buffer, out, response, unread } = client;
+        let client = &*client;
+        let work = pin!(async {
             let mut body = Body::new(self.head.framing());
             self.open(&flow, &mut body, buffer, out);
             if body.bad.is_some() {
                 return self.failed(&flow, Cause::BadBody);
             }
-            if up_write.write_all(out).await.is_err() && self.head.framing() == Framing::None {
+            if upstream.write_all(out).await.is_err() && self.head.framing() == Framing::None {
                 return self.failed(&flow, Cause::Reset);
             }
-            let feed = self.feed(&flow, body, read, buffer, &mut up_write);
-            let respond = self.respond(&flow, Down { up_read: &mut up_read, answer, write, out, response });
-            tokio::select! { biased; end = respond => end, cause = feed => self.failed(&flow, cause) }
-        };
+            let down = Down { upstream, answer, client, out, response };
+            tokio::select! {
+                biased;
+                end = self.respond(&flow, down) => end,
+                cause = self.feed(&flow, body, client, buffer, upstream) => self.failed(&flow, cause),
+            }
+        });
         let end = match self.deadline.run(work).await {
             Ok(end) => end,
             Err(_) => self.failed(&flow, Cause::Timeout),
@@ -141,6 +143,7 @@ impl Exchange<'_> {
             bytes_out: flow.bytes_out.get(),
             retry_after: flow.retry_after.get(),
             load: flow.load.get(),
+            ended: Instant::now(),
         }
     }
 
@@ -168,19 +171,19 @@ impl Exchange<'_> {
         &self,
         flow: &Flow,
         mut body: Body,
-        read: &mut ReadHalf<'_>,
+        client: &Socket,
         buffer: &mut Buffer,
-        up_write: &mut WriteHalf<'_>,
+        upstream: &Socket,
     ) -> Cause {
         while !body.is_done() {
-            if buffer.is_empty() && !matches!(buffer.read_from(read).await, Ok(1..)) {
+            if buffer.is_empty() && !matches!(buffer.read_from(client).await, Ok(1..)) {
                 return Cause::ClientGone;
             }
             let taken = body.advance(buffer.filled(), |_| {});
             if body.bad.is_some() {
                 return Cause::BadBody;
             }
-            if up_write.write_all(&buffer.filled()[..taken]).await.is_err() {
+            if upstream.write_all(&buffer.filled()[..taken]).await.is_err() {
                 // It may have answered early and closed: what it said decides.
                 return pending().await;
             }
@@ -189,15 +192,16 @@ impl Exchange<'_> {
             self.progressed(flow);
         }
         flow.sent.set(true);
+        self.before_watching(client).await;
         loop {
             if flow.tunnel.get() {
-                return self.tunnel_up(flow, read, buffer, up_write).await;
+                return self.tunnel_up(flow, client, buffer, upstream).await;
             }
             if buffer.is_empty() {
-                match buffer.read_from(read).await {
+                match buffer.read_from(client).await {
                     Ok(1..) => {}
                     Ok(0) | Err(_) if !flow.tunnel.get() => return Cause::ClientGone,
-                    Ok(_) | Err(_) => return self.tunnel_up(flow, read, buffer, up_write).await,
+                    Ok(_) | Err(_) => return self.tunnel_up(flow, client, buffer, upstream).await,
                 }
             } else {
                 // The next request is here already: it waits, unless the answer opens a tunnel.
@@ -206,26 +210,29 @@ impl Exchange<'_> {
         }
     }
 
+    /// A client that has just come is not watched at once: most exchanges are over before it could leave.
+    async fn before_watching(&self, client: &Socket) {
+        let watch_at = self.started + WATCH_AFTER;
+        if !client.is_watched() {
+            self.deadline.wake_at(watch_at);
+            poll_fn(|_| if Instant::now() < watch_at { Poll::Pending } else { Poll::Ready(()) }).await;
+        }
+    }
+
     /// Bytes up, unread, until the client has no more.
-    async fn tunnel_up(
-        &self,
-        flow: &Flow,
-        read: &mut ReadHalf<'_>,
-        buffer: &mut Buffer,
-        up_write: &mut WriteHalf<'_>,
-    ) -> Cause {
+    async fn tunnel_up(&self, flow: &Flow, client: &Socket, buffer: &mut Buffer, upstream: &Socket) -> Cause {
         loop {
-            if up_write.write_all(buffer.filled()).await.is_err() {
+            if upstream.write_all(buffer.filled()).await.is_err() {
                 return Cause::Reset;
             }
             flow.bytes_in.set(flow.bytes_in.get() + buffer.filled().len() as u64);
             buffer.clear();
             self.deadline.set_after(self.timeouts.idle);
-            match buffer.read_from(read).await {
+            match buffer.read_from(client).await {
                 Ok(1..) => {}
                 Ok(_) => {
                     // Half closed: the other direction may go on.
-                    let _ = up_write.shutdown().await;
+                    let _ = upstream.end();
                     return pending().await;
                 }
                 Err(_) => return Cause::ClientGone,
@@ -234,13 +241,13 @@ impl Exchange<'_> {
     }
 
     /// Reads the answer and carries it down.
-    async fn respond(&self, flow: &Flow, mut down: Down<'_, '_, '_>) -> End {
+    async fn respond(&self, flow: &Flow, mut down: Down<'_>) -> End {
         let length = loop {
             let length = match self.answer_head(flow, &mut down).await {
                 Ok(length) => length,
                 Err(cause) => return self.failed(flow, cause),
             };
-            let Down { answer, write, out, response, .. } = &mut down;
+            let Down { answer, client, out, response, .. } = &mut down;
             match response.status {
                 101 if self.head.upgrade() => {
                     return self.tunnel_down(flow, length, down).await;
@@ -251,7 +258,7 @@ impl Exchange<'_> {
                     if !self.head.is_http_10() {
                         out.clear();
                         response_head(out, response, answer.filled(), Framing::None, Persistence::Open, &[]);
-                        if write.write_all(out).await.is_err() {
+                        if client.write_all(out).await.is_err() {
                             return self.failed(flow, Cause::ClientGone);
                         }
                     }
@@ -270,8 +277,8 @@ impl Exchange<'_> {
         self.relay(flow, length, down).await
     }
 
-    async fn answer_head(&self, flow: &Flow, down: &mut Down<'_, '_, '_>) -> Result<usize, Cause> {
-        let Down { up_read, answer, response, .. } = down;
+    async fn answer_head(&self, flow: &Flow, down: &mut Down<'_>) -> Result<usize, Cause> {
+        let Down { upstream, answer, response, .. } = down;
         let to_head = self.head.method() == "HEAD";
         loop {
             if !answer.is_empty() {
@@ -281,7 +288,7 @@ impl Exchange<'_> {
                     Err(_) => return Err(Cause::BadAnswer),
                 }
             }
-            match answer.read_from(*up_read).await {
+            match answer.read_from(upstream).await {
                 Ok(1..) => {}
                 Ok(_) if flow.heard.get() && !answer.is_empty() => return Err(Cause::BadAnswer),
                 Ok(_) | Err(_) => return Err(Cause::Reset),
@@ -293,8 +300,8 @@ impl Exchange<'_> {
     }
 
     /// The final answer: its head, re-framed where the client needs it, and its body.
-    async fn relay(&self, flow: &Flow, length: usize, down: Down<'_, '_, '_>) -> End {
-        let Down { up_read, answer, write, out, response } = down;
+    async fn relay(&self, flow: &Flow, length: usize, down: Down<'_>) -> End {
+        let Down { upstream, answer, client, out, response } = down;
         let framing = match response.framing() {
             Framing::Close if !self.head.is_http_10() => Framing::Chunked,
             Framing::Chunked if self.head.is_http_10() => Framing::Close,
@@ -311,30 +318,46 @@ impl Exchange<'_> {
         out.clear();
         let set = self.forward.map_or(&[][..], |f| &f.set_response_headers);
         response_head(out, response, answer.filled(), framing, persistence, set);
-        answer.consume(length);
-
         let mut body = Body::new(response.framing());
         let convert = Convert::between(response.framing(), framing);
+        // A body that goes down as it came does so from where it lies, behind the new head if that fits there.
+        let mut head = 0;
+        if convert == Convert::Nothing && answer.replace_front(length, out) {
+            head = out.len();
+            out.clear();
+        } else {
+            answer.consume(length);
+        }
         loop {
-            let taken = convert.apply(&mut body, answer.filled(), out);
+            let in_place = convert == Convert::Nothing && out.is_empty();
+            let taken = match in_place {
+                true => body.advance(&answer.filled()[head..], |_| {}),
+                false => convert.apply(&mut body, answer.filled(), out),
+            };
             if body.bad.is_some() {
                 return self.failed(flow, Cause::BadAnswer);
             }
             flow.answering.set(true);
-            if write.write_all(out).await.is_err() {
+            let bytes = if in_place { &answer.filled()[..head + taken] } else { &out[..] };
+            let written = match body.is_done() && !keep_client {
+                true => client.finish(bytes).await,
+                false => client.write_all(bytes).await,
+            };
+            if written.is_err() {
                 return End::Broken { cause: Cause::ClientGone };
             }
             flow.bytes_out.set(flow.bytes_out.get() + taken as u64);
-            answer.consume(taken);
+            answer.consume(head + taken);
+            head = 0;
             out.clear();
             if body.is_done() {
                 break;
             }
             self.progressed(flow);
-            match answer.read_from(up_read).await {
+            match answer.read_from(upstream).await {
                 Ok(1..) => {}
                 Ok(_) if response.framing() == Framing::Close => {
-                    if framing == Framing::Chunked && write.write_all(b"0\r\n\r\n").await.is_err() {
+                    if framing == Framing::Chunked && client.write_all(b"0\r\n\r\n").await.is_err() {
                         return End::Broken { cause: Cause::ClientGone };
                     }
                     break;
@@ -347,8 +370,8 @@ impl Exchange<'_> {
     }
 
     /// 101: the head goes down, then bytes in both directions until one side has had enough.
-    async fn tunnel_down(&self, flow: &Flow, length: usize, down: Down<'_, '_, '_>) -> End {
-        let Down { up_read, answer, write, out, response } = down;
+    async fn tunnel_down(&self, flow: &Flow, length: usize, down: Down<'_>) -> End {
+        let Down { upstream, answer, client, out, response } = down;
         out.clear();
         response_head(out, response, answer.filled(), Framing::None, Persistence::Upgrade, &[]);
         flow.status.set(101);
@@ -357,22 +380,22 @@ impl Exchange<'_> {
         answer.consume(length);
         out.extend_from_slice(answer.filled());
         answer.clear();
-        if write.write_all(out).await.is_err() {
+        if client.write_all(out).await.is_err() {
             return End::Broken { cause: Cause::ClientGone };
         }
         // `feed` may be waiting with bytes in hand: let it look at the flag.
         tokio::task::yield_now().await;
         loop {
             self.deadline.set_after(self.timeouts.idle);
-            match answer.read_from(up_read).await {
+            match answer.read_from(upstream).await {
                 Ok(1..) => {}
                 Ok(_) => {
-                    let _ = write.shutdown().await;
+                    let _ = client.end();
                     return End::Answered { keep_client: false, keep_upstream: false };
                 }
                 Err(_) => return End::Broken { cause: Cause::Reset },
             }
-            if write.write_all(answer.filled()).await.is_err() {
+            if client.write_all(answer.filled()).await.is_err() {
                 return End::Broken { cause: Cause::ClientGone };
             }
             flow.bytes_out.set(flow.bytes_out.get() + answer.filled().len() as u64);
@@ -444,7 +467,7 @@ impl Body {
 }
 
 /// How the upstream's framing becomes the client's.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Convert {
     Nothing,
     /// An answer that ends with the connection, for a client that may keep its own.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use super::Worker;
 use super::generation::{Generation, Target};
@@ -55,23 +55,23 @@ async fn send(worker: &Worker, target: &Target, out: &[u8], head: RequestHead, s
     let picked = target.balancer.pick(worker, &mut facts, attempt).ok()?;
     let limits = &worker.config.limits;
     let timeout: Duration = target.pool.settings.timeouts.connect;
-    let mut connection = match picked.upstream.reuse() {
+    let connection = match picked.upstream.reuse() {
         Some(connection) => connection,
         None => picked.upstream.connect(limits.endpoint_connections_max, timeout).await.ok()?,
     };
     connection.stream.write_all(out).await.ok()?;
-    if discard(worker, &mut connection, to_head).await? {
-        connection.give_back(limits.pool_idle_max);
+    if discard(worker, &connection, to_head).await? {
+        connection.give_back(limits.pool_idle_max, Instant::now());
     }
     Some(())
 }
 
 /// Reads an answer to its end. Answers whether the connection can be used again.
-async fn discard(worker: &Worker, connection: &mut Connection, to_head: bool) -> Option<bool> {
+async fn discard(worker: &Worker, connection: &Connection, to_head: bool) -> Option<bool> {
     let mut buffer = Buffer::default();
     let mut response = ResponseHead::default();
     loop {
-        if buffer.read_from(&mut connection.stream).await.ok()? == 0 {
+        if buffer.read_from(&connection.stream).await.ok()? == 0 {
             return None;
         }
         if let Progress::Complete(length) =
@@ -94,7 +94,7 @@ async fn discard(worker: &Worker, connection: &mut Connection, to_head: bool) ->
         }
         if body.bad.is_some()
             || seen > DISCARD_BYTES_MAX
-            || buffer.read_from(&mut connection.stream).await.ok()? == 0
+            || buffer.read_from(&connection.stream).await.ok()? == 0
         {
             return None;
         }

@@ -86,6 +86,8 @@ pub(super) struct Record<'w> {
     pub(super) first_byte: Option<Instant>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    /// When the last attempt was over.
+    ended: Option<Instant>,
     done: bool,
 }
 
@@ -105,6 +107,7 @@ impl<'w> Record<'w> {
             first_byte: None,
             bytes_in: 0,
             bytes_out: 0,
+            ended: None,
             done: false,
         }
     }
@@ -126,23 +129,31 @@ impl<'w> Record<'w> {
     pub(super) fn took(&mut self, report: &Report) {
         self.status = report.status;
         self.first_byte = report.first_byte;
+        self.ended = Some(report.ended);
         self.bytes_in += report.bytes_in;
         self.bytes_out += report.bytes_out;
     }
 
-    pub(super) fn finish(mut self, ended: Ended, facts: &RequestFacts, peer: &Peer) {
+    /// Answers the instant that it took for the request's end.
+    pub(super) fn finish(mut self, ended: Ended, facts: &RequestFacts, peer: &Peer) -> Instant {
         self.done = true;
-        self.count(ended);
+        let at = match (ended, self.ended) {
+            // Nothing has been waited for since.
+            (Ended::Upstream(_), Some(at)) => at,
+            _ => Instant::now(),
+        };
+        self.count(ended, at);
         if let Some(access) = &self.worker.access {
-            access.borrow_mut().record(&self.line(ended, facts, peer));
+            access.borrow_mut().record(&self.line(ended, at, facts, peer));
         }
+        at
     }
 
-    fn count(&self, ended: Ended) {
+    fn count(&self, ended: Ended, at: Instant) {
         let worker = self.worker;
         let series = self.target.as_ref().map_or(&worker.unrouted, |t| &t.series);
         series.request(&self.route, self.status, ended);
-        series.duration.borrow_mut().observe(self.started.elapsed().as_secs_f64());
+        series.duration.borrow_mut().observe(at.duration_since(self.started).as_secs_f64());
         if let Some(first_byte) = self.first_byte {
             series.first_byte.borrow_mut().observe(first_byte.duration_since(self.started).as_secs_f64());
         }
@@ -152,7 +163,13 @@ impl<'w> Record<'w> {
         series.bytes_out.inc_by(self.bytes_out);
     }
 
-    fn line<'a>(&'a self, ended: Ended, facts: &'a RequestFacts, peer: &'a Peer) -> AccessRecord<'a> {
+    fn line<'a>(
+        &'a self,
+        ended: Ended,
+        at: Instant,
+        facts: &'a RequestFacts,
+        peer: &'a Peer,
+    ) -> AccessRecord<'a> {
         let micros =
             |at: Instant| u64::try_from(at.duration_since(self.started).as_micros()).unwrap_or(u64::MAX);
         let target = self.target.as_deref();
@@ -172,7 +189,7 @@ impl<'w> Record<'w> {
             attempts: self.attempts,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            duration_us: micros(Instant::now()),
+            duration_us: micros(at),
             first_byte_us: self.first_byte.map_or(0, micros),
             policy: target.map_or("", |t| &t.pool.balancer.policy),
             digest: target.map_or("", |t| &t.digest),
@@ -188,7 +205,7 @@ impl<'w> Record<'w> {
 impl Drop for Record<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.count(Ended::Aborted);
+            self.count(Ended::Aborted, Instant::now());
         }
     }
 }

@@ -4,10 +4,8 @@
 //! once; every way out goes through `Record::finish`.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::connection::{Client, Peer};
@@ -24,19 +22,20 @@ use super::{Worker, mirror};
 use crate::clock;
 use crate::head::{Framing, RequestFacts};
 use crate::policy::{Observation, Outcome, RetryVerdict};
+use crate::snapshot::EndpointState;
 
 /// A connection that was kept may be found closed; this often it is tried on another without counting an attempt.
 const STALE_MAX: u32 = 2;
 
-/// Serves the request in `facts`. Answers whether the client's connection can be used again.
+/// Serves the request in `facts`, which began at `started`. Answers when it ended, if the client's connection can be
+/// used again.
 pub(super) async fn serve(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     facts: &mut Option<Box<RequestFacts>>,
     peer: &Peer,
-    deadline: &Deadline,
-) -> bool {
-    let started = Instant::now();
+    (started, deadline): (Instant, &Deadline),
+) -> Option<Instant> {
     let generation = worker.generation();
     let mut record = Record::begin(worker, started);
     let routed = decide(worker, &generation, facts, &mut record);
@@ -50,15 +49,15 @@ pub(super) async fn serve(
             let (to_head, close) = closing(worker, facts);
             client.out.clear();
             respond::answer(&mut client.out, status, &fields, &body, to_head, close);
-            (Ended::Answered, client.write.write_all(&client.out).await.is_ok() && !close)
+            (Ended::Answered, client.socket.write_all(&client.out).await.is_ok() && !close)
         }
         Routed::Refused(reason) => {
             (Ended::Refused(reason), refuse(worker, client, facts, &mut record, reason).await)
         }
     };
     let empty = RequestFacts::default();
-    record.finish(ended, facts.as_deref().unwrap_or(&empty), peer);
-    keep
+    let ended = record.finish(ended, facts.as_deref().unwrap_or(&empty), peer);
+    keep.then_some(ended)
 }
 
 /// Tries endpoints until one answers, the client is gone, or the attempts are used up.
@@ -66,7 +65,7 @@ async fn forward(
     worker: &Worker,
     generation: &Rc<Generation>,
     plan: &Plan,
-    client: &mut Client<'_>,
+    client: &mut Client,
     facts: &mut Option<Box<RequestFacts>>,
     deadline: &Deadline,
     record: &mut Record<'_>,
@@ -80,7 +79,8 @@ async fn forward(
     let mut previous = None;
     let mut stale = 0;
     for number in 0.. {
-        let attempt = Attempt { hash, number, now_ns: clock::now_ns(), previous };
+        let now = if number == 0 { record.started } else { Instant::now() };
+        let attempt = Attempt { hash, number, now_ns: clock::since_origin(now.into_std()), previous };
         let picked = match plan.target.balancer.pick(worker, facts, attempt) {
             Ok(picked) => picked,
             Err(none) => return refused(worker, client, facts, record, none.into()).await,
@@ -138,13 +138,13 @@ enum Verdict {
 impl Trial<'_> {
     async fn run(
         &self,
-        client: &mut Client<'_>,
+        client: &mut Client,
         facts: &mut Option<Box<RequestFacts>>,
         record: &mut Record<'_>,
         reuse: bool,
     ) -> Verdict {
         let Some(facts) = facts.as_deref() else { return Verdict::Final(Reason::NoEndpoint) };
-        let mut connection = match self.connect(reuse).await {
+        let connection = match self.connect(reuse).await {
             Ok(connection) => connection,
             Err(reason) => return Verdict::Again(reason),
         };
@@ -165,9 +165,10 @@ impl Trial<'_> {
             },
             keep_alive: facts.head.keep_alive(),
             draining: &self.worker.draining,
+            started: record.started,
         };
         let mut answer = Buffer::from_vec(self.worker.take_buffer());
-        let report = exchange.run(client, &mut connection.stream, &mut answer).await;
+        let report = exchange.run(client, &connection.stream, &mut answer).await;
         self.worker.keep_buffer(answer.into_vec());
         record.took(&report);
         self.conclude(connection, &report, repeatable)
@@ -215,7 +216,7 @@ impl Trial<'_> {
                 let outcome = outcome_of(report.status, report.retry_after);
                 self.settle(outcome, Some(report));
                 if keep_upstream {
-                    connection.give_back(self.worker.config.limits.pool_idle_max);
+                    connection.give_back(self.worker.config.limits.pool_idle_max, report.ended);
                 }
                 Verdict::Done(Ended::Upstream(outcome), keep_client)
             }
@@ -257,7 +258,7 @@ impl Trial<'_> {
     /// Teaches the endpoint's state and the policy how the attempt ended.
     fn settle(&self, outcome: Outcome, report: Option<&Report>) {
         let Trial { worker, plan, picked, attempt, .. } = self;
-        let now_ns = clock::now_ns();
+        let now_ns = report.map_or_else(clock::now_ns, |r| clock::since_origin(r.ended.into_std()));
         let state = &picked.endpoint.state;
         let first = report.and_then(|r| r.first_byte).map(|at| clock::since_origin(at.into_std()));
         let first_byte = first.map(|ns| ns.saturating_sub(attempt.now_ns));
@@ -289,18 +290,18 @@ impl Trial<'_> {
 }
 
 /// Counts a request as in flight at its endpoint for as long as it lives.
-struct InFlight(Arc<crate::snapshot::Endpoint>);
+struct InFlight<'a>(&'a EndpointState);
 
-impl InFlight {
-    fn of(picked: &Picked) -> Self {
+impl<'a> InFlight<'a> {
+    fn of(picked: &'a Picked) -> Self {
         picked.endpoint.state.in_flight.fetch_add(1, Relaxed);
-        Self(Arc::clone(&picked.endpoint))
+        Self(&picked.endpoint.state)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.state.in_flight.fetch_sub(1, Relaxed);
+        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
@@ -325,7 +326,7 @@ impl From<NoPick> for Reason {
 
 async fn refused(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     facts: &Option<Box<RequestFacts>>,
     record: &mut Record<'_>,
     reason: Reason,
@@ -336,7 +337,7 @@ async fn refused(
 /// Answers in the upstream's place. A body that has not been read ends the connection.
 async fn refuse(
     worker: &Worker,
-    client: &mut Client<'_>,
+    client: &mut Client,
     facts: &Option<Box<RequestFacts>>,
     record: &mut Record<'_>,
     reason: Reason,
@@ -348,7 +349,7 @@ async fn refuse(
     record.status = reason.status();
     client.out.clear();
     respond::refuse(&mut client.out, reason, to_head, close);
-    client.write.write_all(&client.out).await.is_ok() && !close
+    client.socket.write_all(&client.out).await.is_ok() && !close
 }
 
 /// Whether an answer of ours goes without a body, and whether it ends the connection.

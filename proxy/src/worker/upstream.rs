@@ -7,12 +7,12 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
+use super::socket::Socket;
 use crate::tcp;
 
 pub(super) mod balance;
@@ -28,14 +28,14 @@ pub(super) struct Upstream {
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    stream: Socket,
     since: Instant,
 }
 
 /// A connection in use. Dropped, it is closed; given back, it is used again.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Socket,
     pub(super) reused: bool,
     lease: Lease,
 }
@@ -73,7 +73,7 @@ impl Upstream {
         loop {
             let idle = self.idle.borrow_mut().pop()?;
             let lease = Lease(Rc::clone(self));
-            if is_alive(&idle.stream) {
+            if idle.stream.is_quiet() {
                 return Some(Connection { stream: idle.stream, reused: true, lease });
             }
         }
@@ -108,34 +108,22 @@ impl Upstream {
 }
 
 impl Connection {
-    /// Keeps the connection for another request, unless enough are idle.
-    pub(super) fn give_back(self, idle_max: usize) {
+    /// Keeps the connection for another request, unless enough are idle. It was in use until `since`.
+    pub(super) fn give_back(self, idle_max: usize, since: Instant) {
         let upstream = Rc::clone(&self.lease.0);
         let mut idle = upstream.idle.borrow_mut();
         if idle.len() < idle_max {
             // The lease goes, the connection stays: count it anew.
             upstream.open.set(upstream.open.get() + 1);
-            idle.push(Idle { stream: self.stream, since: Instant::now() });
+            idle.push(Idle { stream: self.stream, since });
         }
     }
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr) -> io::Result<Socket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Without it small writes wait for acknowledgements; a failure costs latency, not correctness.
     let _ = socket.set_nodelay(true);
     tcp::spare_loopback((&socket).into(), address.ip());
-    socket.connect(address).await
-}
-
-/// Whether an idle connection is quiet. One that is readable has ended, or says something nobody asked for.
-fn is_alive(stream: &TcpStream) -> bool {
-    match stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
-        Poll::Pending => true,
-        // Readiness may be left over from a read that filled its buffer: look.
-        Poll::Ready(Ok(())) => {
-            matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-        }
-        Poll::Ready(Err(_)) => false,
-    }
+    Ok(Socket::new(socket.connect(address).await?.into_std()?.into()))
 }

@@ -128,10 +128,7 @@ fn the_registry_server_knows_configuration_and_metrics_only() {
 fn foreign_types_stay_in_their_rooms() {
     assert_only_in(&["policy"], &["wasmtime::", "use wasmtime"]);
     assert_only_in(&["policy", "cli/policy"], &["wit_component", "wit_parser"]);
-    assert_only_in(
-        &["control/admin", "cli/demo", "registry_server"],
-        &["hyper::server", "hyper::service"],
-    );
+    assert_only_in(&["control/admin", "cli/demo", "registry_server"], &["hyper::server", "hyper::service"]);
     assert_only_in(
         &[
             "control/admin",

@@ -21,7 +21,8 @@ pub(super) fn trace(request: &str, config: &Config, catalogue: Option<&Catalogue
     let names: BTreeSet<&str> = config.policy_uses().map(|used| used.policy.as_str()).collect();
     let pin = Pin { digest: Digest([0; 32]), epoch: 0 };
     let pins: Pins = names.into_iter().map(|name| (name.into(), pin)).collect();
-    let world = World::next(None, &config, catalogue.unwrap_or(&Catalogue::default()), &pins).map_err(|e| e.to_string())?;
+    let world = World::next(None, &config, catalogue.unwrap_or(&Catalogue::default()), &pins)
+        .map_err(|e| e.to_string())?;
     let snapshot = &world.snapshot;
     let mut text = format!("{} {}{}\n", head.method(), head.authority(), head.path());
     let decided = routes(&mut text, snapshot, &head);
@@ -29,7 +30,8 @@ pub(super) fn trace(request: &str, config: &Config, catalogue: Option<&Catalogue
         fallen_through(&mut text, snapshot, &head);
     }
     if catalogue.is_none() {
-        text += "  (the registry was not asked: services and endpoints are those that the configuration names)\n";
+        text +=
+            "  (the registry was not asked: services and endpoints are those that the configuration names)\n";
     }
     let _ = write!(text, "  a look-up takes {:.0} ns of CPU time", look_up_ns(snapshot, &head));
     Ok(text)

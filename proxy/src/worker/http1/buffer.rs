@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use crate::worker::socket::Socket;
 
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
@@ -34,7 +34,18 @@ impl Buffer {
 
     /// Reads once into the end. `Ok(0)` is the end of the stream: there is always room to read into.
     /// Dropping the future between polls loses nothing.
-    pub(crate) async fn read_from(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    pub(crate) async fn read_from(&mut self, socket: &Socket) -> io::Result<usize> {
+        self.make_room();
+        socket.read(&mut self.bytes).await
+    }
+
+    /// As `read_from`, without waiting: `None` if nothing has come yet.
+    pub(crate) fn read_now(&mut self, socket: &Socket) -> Option<io::Result<usize>> {
+        self.make_room();
+        socket.read_now(&mut self.bytes)
+    }
+
+    fn make_room(&mut self) {
         if self.bytes.capacity() - self.bytes.len() < ROOM_MIN {
             if self.start > 0 {
                 self.bytes.drain(..self.start);
@@ -42,7 +53,14 @@ impl Buffer {
             }
             self.bytes.reserve(if self.bytes.capacity() == 0 { ROOM } else { ROOM_MIN });
         }
-        stream.read_buf(&mut self.bytes).await
+    }
+
+    /// Puts `bytes` in the place of the first `count`, if they fit there.
+    pub(crate) fn replace_front(&mut self, count: usize, bytes: &[u8]) -> bool {
+        let Some(more) = count.checked_sub(bytes.len()) else { return false };
+        self.start += more;
+        self.bytes[self.start..][..bytes.len()].copy_from_slice(bytes);
+        true
     }
 
     /// Gives the allocation back for another buffer's use; what was in it is gone.
