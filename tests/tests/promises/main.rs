@@ -22,6 +22,7 @@ mod memory;
 mod policies_work;
 mod registry_reload;
 mod registry_server;
+mod registry_server_clients;
 mod registry_server_crash;
 mod routers;
 mod smuggling;
