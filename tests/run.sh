@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 needed=(curl:curl etcd:etcd-server promtool:prometheus clang:clang wasm-ld:lld)
 # For the short run of the benchmarks.
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
+# For a client of the embedded registry.
+needed+=(node:nodejs npm:npm)
 # Debian's place for servers, which only root has on the path.
 PATH=$PATH:/usr/sbin
 
@@ -34,6 +36,15 @@ fi
 if command -v rustup >/dev/null; then
     # The toolchain file asks for it, too; this says so where an older rustup does not.
     rustup target add wasm32-unknown-unknown
+fi
+
+# Others' clients for Consul, against the embedded registry: into the target folder, from a locked list.
+clients=${CARGO_TARGET_DIR:-target}/clients/node
+mkdir -p "$clients"
+cp tests/clients/node/package.json tests/clients/node/package-lock.json "$clients"
+if ! cmp -s "$clients/package-lock.json" "$clients/installed.json"; then
+    npm ci --prefix "$clients" --no-audit --no-fund --ignore-scripts
+    cp "$clients/package-lock.json" "$clients/installed.json"
 fi
 
 cargo build --release --locked -p outrigger

@@ -26,6 +26,7 @@ mod registry_etcd;
 mod registry_register;
 mod registry_reload;
 mod registry_server;
+mod registry_server_clients;
 mod registry_server_crash;
 mod routers;
 mod smuggling;
