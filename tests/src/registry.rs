@@ -40,20 +40,29 @@ impl Home {
     }
 
     pub fn start(self) -> Registry {
-        let mut child = self.spawn();
+        self.start_on(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// On an address of the caller's, to come back to.
+    pub fn start_on(self, address: SocketAddr) -> Registry {
+        let mut child = self.spawn_on(address);
         let (http, dns) = self.wait_for(&mut child);
         Registry { child, home: Some(self), http, dns }
     }
 
     /// Starts the process, and waits for nothing.
     pub fn spawn(&self) -> Child {
+        self.spawn_on(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    fn spawn_on(&self, address: SocketAddr) -> Child {
         // Of the one before, if it was killed.
         let _ = fs::remove_file(self.path("ready.json"));
         let settings = fs::read_to_string(self.path("registry.yaml")).unwrap();
         let mut command = Command::new(program::outrigger());
         command.arg("registry").arg("registry.yaml").args(["--data", "data", "--ready-file", "ready.json"]);
         if !settings.contains("listen: 0.0.0.0") {
-            command.args(["--listen", "127.0.0.1:0"]);
+            command.args(["--listen", &address.to_string()]);
         }
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

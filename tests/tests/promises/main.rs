@@ -22,6 +22,7 @@ mod lifecycle;
 mod memory;
 mod policies_work;
 mod registry_consul;
+mod registry_embedded;
 mod registry_etcd;
 mod registry_register;
 mod registry_reload;
