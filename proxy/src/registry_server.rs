@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod settings;
 
 mod change;
+mod dns;
 mod edit;
 mod http;
 mod keeper;
@@ -27,6 +28,7 @@ mod uuid;
 mod writer;
 
 use change::{Change, Refusal, Registration};
+use dns::{Dns, Sockets, Zone};
 use keeper::Keeper;
 use metrics::Metrics;
 use model::{Check, Name, NodeRow, Status};
@@ -44,6 +46,7 @@ const OWN_CHECK: &str = "serfHealth";
 #[derive(Debug)]
 pub struct Running {
     pub http: SocketAddr,
+    pub dns: Option<SocketAddr>,
     writer: Writer,
     end: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -70,6 +73,7 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     let listen_error = |error| StartError::Listen(settings.listen, error);
     let listener = TcpListener::bind(settings.listen).await.map_err(listen_error)?;
     let http = listener.local_addr().map_err(listen_error)?;
+    let dns = bind_dns(&settings).await?;
     let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
     let metrics = Metrics::new().map_err(|error| other(&error))?;
     let (store, state) = Store::open(&settings.data).map_err(|error| StartError::Store(error.to_string()))?;
@@ -80,13 +84,29 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     register_self(&registry, &settings).await.map_err(|error| StartError::Store(error.to_string()))?;
 
     let (end, ending) = watch::channel(false);
+    let mut tasks = Vec::new();
+    let mut dns_address = None;
+    if let Some((sockets, address, zone)) = dns {
+        dns_address = Some(address);
+        let dns = Dns { registry: registry.clone(), zone, metrics: metrics.clone() };
+        tasks.push(tokio::spawn(dns.serve(sockets, ending.clone())));
+    }
     let (beats, beaten) = mpsc::channel(BEATS_MAX);
     let node = Name::from(settings.node.as_str());
     let keeper = Keeper::new(registry.clone(), node, &settings.limits, metrics.clone());
     let server = http::Server::new(registry, settings, metrics, beats, (http, ending.clone()));
-    let tasks =
-        vec![tokio::spawn(keeper.run(beaten, ending)), tokio::spawn(Arc::new(server).serve(listener))];
-    Ok(Running { http, writer, end, tasks })
+    tasks.push(tokio::spawn(keeper.run(beaten, ending)));
+    tasks.push(tokio::spawn(Arc::new(server).serve(listener)));
+    Ok(Running { http, dns: dns_address, writer, end, tasks })
+}
+
+async fn bind_dns(settings: &Settings) -> Result<Option<(Sockets, SocketAddr, Zone)>, StartError> {
+    let Some(dns) = settings.dns else { return Ok(None) };
+    let listen_error = |error| StartError::Listen(dns.listen, error);
+    let sockets = Sockets::bind(dns.listen).await.map_err(listen_error)?;
+    let address = sockets.address().map_err(listen_error)?;
+    let ttl_s = u32::try_from(dns.ttl.as_secs()).unwrap_or(u32::MAX);
+    Ok(Some((sockets, address, Zone { datacenter: settings.datacenter.clone(), ttl_s })))
 }
 
 impl Running {

@@ -24,6 +24,9 @@ pub struct RegistryArgs {
     /// Where the HTTP interface listens [default: 127.0.0.1:8500]; beyond loopback, the file has to give tokens.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+    /// Where Consul's DNS names are answered, over UDP and TCP [default: nowhere]; Consul uses port 8600.
+    #[arg(long, value_name = "IP:PORT")]
+    dns: Option<SocketAddr>,
     /// Folder for the data [default: registry-data].
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
@@ -34,7 +37,7 @@ pub struct RegistryArgs {
 
 /// Runs until told to stop. The exit code is 0 after an end in order.
 pub fn run(args: RegistryArgs) -> ExitCode {
-    let flags = Flags { listen: args.listen, data: args.data.clone() };
+    let flags = Flags { listen: args.listen, dns: args.dns, data: args.data.clone() };
     let settings = match settings::load(args.config.as_deref(), flags) {
         Ok(settings) => settings,
         Err(problems) => {
@@ -74,10 +77,10 @@ async fn serve(args: &RegistryArgs, settings: Settings) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let data = settings.data.display().to_string();
     let running = registry_server::start(settings).await?;
-    let http = running.http;
-    tracing::info!(%http, data, "ready");
+    let (http, dns) = (running.http, running.dns);
+    tracing::info!(%http, dns = dns.map(|dns| dns.to_string()), data, "ready");
     if let Some(path) = &args.ready_file {
-        ready::write(path, &serde_json::json!({ "http": http }))?;
+        ready::write(path, &serde_json::json!({ "http": http, "dns": dns }))?;
     }
     tokio::select! {
         _ = terminate.recv() => {}

@@ -43,6 +43,8 @@ families! {
         "Time to write a batch of changes to disk.", SECONDS;
     commit_failures: IntCounter = "outrigger_registry_server_commit_failures_total", [],
         "Batches of changes that could not be written; none of them was acknowledged.";
+    dns_queries: IntCounterVec = "outrigger_registry_server_dns_queries_total", ["transport", "code"],
+        "DNS questions answered, by what was answered.";
     build_info: GaugeVec = "outrigger_registry_server_build_info", ["version"],
         "Always 1: the program that runs.";
 }

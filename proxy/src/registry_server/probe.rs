@@ -79,7 +79,7 @@ impl Probe {
                 Definition { tcp, .. } if !tcp.is_empty() => {
                     connect(tcp).await.map(|_| (Status::Passing, format!("TCP connect {tcp}: Success")))
                 }
-                Definition { grpc, .. } => self.grpc(grpc).await,
+                Definition { grpc: target, .. } => grpc(target).await,
             }
         };
         let seen = timeout(self.definition.timeout, look).await;
@@ -141,37 +141,37 @@ impl Probe {
         };
         Ok((judged, format!("HTTP {method} {url}: {status} Output: {text}")))
     }
+}
 
-    /// grpc.health.v1.Health/Check. The messages have one field each, so they are written and read by hand.
-    async fn grpc(&self, target: &str) -> Outcome {
-        let (address, service) = target.split_once('/').unwrap_or((target, ""));
-        let stream = connect(address).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .map_err(|e| explained(&e))?;
-        let _driver = Driver(tokio::spawn(connection).abort_handle());
-        let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
-            .version(Version::HTTP_2)
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(health_request(service)))
-            .map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request).await.map_err(|e| explained(&e))?;
-        let (head, body) = answer.into_parts();
-        if head.status != http::StatusCode::OK {
-            return Err(format!("gRPC check {target}: HTTP status {}", head.status));
-        }
-        let body = Limited::new(body, OUTPUT_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-        let code = |fields: &http::HeaderMap| fields.get("grpc-status").cloned();
-        let code = code(&head.headers).or_else(|| body.trailers().and_then(code));
-        if code.as_ref().is_none_or(|code| code.as_bytes() != b"0") {
-            return Err(format!("gRPC check {target}: grpc-status {code:?}"));
-        }
-        match health_status(&body.to_bytes()) {
-            Some(1) => Ok((Status::Passing, format!("gRPC check {target}: success"))),
-            status => Err(format!("gRPC check {target}: status {}, not SERVING", status.unwrap_or(0))),
-        }
+/// grpc.health.v1.Health/Check. The messages have one field each, so they are written and read by hand.
+async fn grpc(target: &str) -> Outcome {
+    let (address, service) = target.split_once('/').unwrap_or((target, ""));
+    let stream = connect(address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(|e| explained(&e))?;
+    let _driver = Driver(tokio::spawn(connection).abort_handle());
+    let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
+        .version(Version::HTTP_2)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(health_request(service)))
+        .map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request).await.map_err(|e| explained(&e))?;
+    let (head, body) = answer.into_parts();
+    if head.status != http::StatusCode::OK {
+        return Err(format!("gRPC check {target}: HTTP status {}", head.status));
+    }
+    let body = Limited::new(body, OUTPUT_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+    let code = |fields: &http::HeaderMap| fields.get("grpc-status").cloned();
+    let code = code(&head.headers).or_else(|| body.trailers().and_then(code));
+    if code.as_ref().is_none_or(|code| code.as_bytes() != b"0") {
+        return Err(format!("gRPC check {target}: grpc-status {code:?}"));
+    }
+    match health_status(&body.to_bytes()) {
+        Some(1) => Ok((Status::Passing, format!("gRPC check {target}: success"))),
+        status => Err(format!("gRPC check {target}: status {}, not SERVING", status.unwrap_or(0))),
     }
 }
 
@@ -255,6 +255,48 @@ mod tests {
         for wrong in [&[1, 0, 0, 0, 2, 8, 1][..], &[0, 0], &[0, 0, 0, 0, 1, 9]] {
             assert_eq!(health_status(wrong), None);
         }
+    }
+
+    /// A server that knows one service, `up`, which serves.
+    async fn health_server() -> std::net::SocketAddr {
+        use http::{HeaderMap, HeaderValue, Response};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            assert_eq!(request.headers()["content-type"], "application/grpc");
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            let (message, code) = match &asked[..] {
+                b"\0\0\0\0\x04\x0a\x02up" => (&b"\0\0\0\0\x02\x08\x01"[..], "0"),
+                b"\0\0\0\0\0" => (&b"\0\0\0\0\x02\x08\x02"[..], "0"),
+                _ => (&b""[..], "5"),
+            };
+            let trailers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static(code),
+            )]);
+            let body = Full::new(Bytes::from_static(message)).with_trailers(async { Some(Ok(trailers)) });
+            Ok::<_, std::convert::Infallible>(Response::new(body))
+        });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_grpc_service_is_asked_for_its_health() {
+        let address = health_server().await;
+        let serving = grpc(&format!("{address}/up")).await.unwrap();
+        assert_eq!(serving.0, Status::Passing);
+        let whole = grpc(&address.to_string()).await.unwrap_err();
+        assert!(whole.contains("status 2, not SERVING"), "{whole}");
+        let unknown = grpc(&format!("{address}/none")).await.unwrap_err();
+        assert!(unknown.contains("grpc-status") && unknown.contains('5'), "{unknown}");
+        assert!(grpc("127.0.0.1:1").await.unwrap_err().contains("connect to 127.0.0.1:1"));
     }
 
     #[test]

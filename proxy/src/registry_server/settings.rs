@@ -25,6 +25,8 @@ const TOKENS_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Where the DNS names are answered; `None` is not at all.
+    pub dns: Option<Dns>,
     /// Folder of the store.
     pub data: PathBuf,
     pub datacenter: String,
@@ -38,6 +40,13 @@ pub struct Settings {
     pub anonymous: Rights,
     pub limits: Limits,
     pub log: Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dns {
+    pub listen: SocketAddr,
+    /// For how long an answer may be kept.
+    pub ttl: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -82,6 +91,8 @@ pub struct Limits {
 struct Written {
     /// IP:port of the HTTP interface. Beyond loopback, `tokens` are required. Default: 127.0.0.1:8500.
     listen: Option<String>,
+    /// The DNS interface; left out, there is none.
+    dns: Option<WrittenDns>,
     /// Folder that the registry keeps its data in, relative to this file. Default: registry-data.
     data: Option<String>,
     /// The name of the only datacentre. Default: dc1.
@@ -96,6 +107,17 @@ struct Written {
     limits: Option<WrittenLimits>,
     /// What is logged, and how.
     log: Option<WrittenLog>,
+}
+
+/// The DNS interface, over UDP and TCP.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WrittenDns {
+    /// IP:port; Consul uses port 8600.
+    #[schemars(required)]
+    listen: Option<String>,
+    /// For how long an answer may be kept, in whole seconds. Default: 0s.
+    ttl: Option<String>,
 }
 
 /// The registry's own node.
@@ -159,6 +181,7 @@ struct WrittenLimits {
 #[derive(Debug, Default)]
 pub struct Flags {
     pub listen: Option<SocketAddr>,
+    pub dns: Option<SocketAddr>,
     pub data: Option<PathBuf>,
 }
 
@@ -194,20 +217,47 @@ fn resolve(written: Written, base: &Path, flags: Flags, problems: &mut Problems)
     }
     let node = written.node.unwrap_or_default();
     let anonymous = if tokens.is_empty() { Rights::Write } else { Rights::None };
+    let anonymous = written.anonymous.unwrap_or(anonymous);
+    let dns = dns(written.dns, flags.dns, &root.field("dns"), problems);
+    if dns.is_some() && anonymous < Rights::Read {
+        let message = "DNS knows no tokens: whoever can reach it reads";
+        problems.report_with(&root.field("dns"), message, "if that is meant, give `anonymous: read`");
+    }
     let datacenter = written.datacenter.unwrap_or_else(|| "dc1".into());
     check::dns_label(&datacenter, &root.field("datacenter"), problems);
     Settings {
         listen,
+        dns,
         data: flags.data.unwrap_or_else(|| base.join(written.data.unwrap_or_else(|| "registry-data".into()))),
         datacenter,
         node_is_default: node.name.is_none(),
         node: node_name(node.name, &root.field("node"), problems),
         address: node_address(node.address.as_deref(), listen, &root.field("node"), problems),
         tokens,
-        anonymous: written.anonymous.unwrap_or(anonymous),
+        anonymous,
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
         log: resolve::log(written.log.unwrap_or_default(), &root.field("log"), problems),
     }
+}
+
+fn dns(
+    written: Option<WrittenDns>,
+    flag: Option<SocketAddr>,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> Option<Dns> {
+    let given = written.is_some();
+    let written = written.unwrap_or_default();
+    let ttl = written.ttl.as_deref().unwrap_or("0s");
+    let ttl = super::model::duration(ttl).unwrap_or_else(|| {
+        problems.report(&at.field("ttl"), format!("`{ttl}` is not a duration, as in `5s`"));
+        Duration::ZERO
+    });
+    let listen = flag.or_else(|| check::address(written.listen.as_deref()?, &at.field("listen"), problems));
+    if given && listen.is_none() {
+        problems.report_with(at, "field `listen` is missing", "as in `dns: {listen: '127.0.0.1:8600'}`");
+    }
+    listen.map(|listen| Dns { listen, ttl })
 }
 
 fn node_name(written: Option<String>, at: &FieldPath<'_>, problems: &mut Problems) -> String {
@@ -329,7 +379,7 @@ mod tests {
     fn nothing_need_be_said() {
         let settings = load(None, Flags::default()).unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:8500");
-        assert_eq!(settings.anonymous, Rights::Write);
+        assert_eq!((settings.anonymous, settings.dns), (Rights::Write, None));
         assert_eq!(settings.limits.value_bytes, 512 << 10);
         assert!(!settings.node.is_empty());
     }
@@ -337,10 +387,10 @@ mod tests {
     #[test]
     fn flags_go_before_the_file() {
         let listen = "127.0.0.1:0".parse().ok();
-        let flags = Flags { listen, data: Some("x".into()) };
+        let flags = Flags { listen, dns: "127.0.0.1:5353".parse().ok(), data: Some("x".into()) };
         let settings = load(None, flags).unwrap();
         assert_eq!(Some(settings.listen), listen);
-        assert_eq!(settings.data, PathBuf::from("x"));
+        assert_eq!((settings.dns.unwrap().ttl, settings.data), (Duration::ZERO, "x".into()));
     }
 
     #[test]
@@ -358,10 +408,10 @@ mod tests {
     #[test]
     fn errors_have_their_place() {
         let problems = settings(
-            "limits: {waiters: 0}\ntokens:\n  - {name: a, token: x}\n  - {name: a, token: x}\n  - {rights: red}\nlisten: here\n",
+            "limits: {waiters: 0}\ntokens:\n  - {name: a, token: x}\n  - {name: a, token: x}\n  - {rights: red}\ndns: {ttl: 5}\nlisten: here\n",
         )
         .unwrap_err();
         let starts: Vec<&str> = problems.iter().map(|p| p.split(' ').next().unwrap()).collect();
-        assert_eq!(starts, ["1:19:", "4:5:", "4:12:", "5:14:", "6:9:"], "{problems:#?}");
+        assert_eq!(starts, ["1:19:", "4:5:", "4:12:", "5:14:", "6:12:", "7:9:"], "{problems:#?}");
     }
 }

@@ -29,6 +29,7 @@ mod registry_reload;
 mod registry_server;
 mod registry_server_clients;
 mod registry_server_crash;
+mod registry_server_dns;
 mod routers;
 mod smuggling;
 mod swap;

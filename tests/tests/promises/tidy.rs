@@ -141,6 +141,7 @@ fn foreign_types_stay_in_their_rooms() {
         &["hyper_util"],
     );
     assert_only_in(&["registry_server/store.rs"], &["redb::"]);
+    assert_only_in(&["registry_server/dns"], &["hickory_proto"]);
     assert_only_in(
         &[
             "metrics",
