@@ -22,3 +22,9 @@ fn the_benchmarks_of_parts_run() {
     let table = smoke("micro.py", &[]);
     assert!(table.contains("peak-ewma") && table.contains("swaps under load"), "{table}");
 }
+
+#[test]
+fn the_benchmark_of_registries_runs() {
+    let table = smoke("registry.py", &[]);
+    assert!(["file", "etcd", "embedded"].iter().all(|name| table.contains(name)), "{table}");
+}
