@@ -192,7 +192,7 @@ impl Exchange<'_> {
             self.progressed(flow);
         }
         flow.sent.set(true);
-        self.before_watching(client).await;
+        self.before_watching(flow, client).await;
         loop {
             if flow.tunnel.get() {
                 return self.tunnel_up(flow, client, buffer, upstream).await;
@@ -211,11 +211,12 @@ impl Exchange<'_> {
     }
 
     /// A client that has just come is not watched at once: most exchanges are over before it could leave.
-    async fn before_watching(&self, client: &Socket) {
+    async fn before_watching(&self, flow: &Flow, client: &Socket) {
         let watch_at = self.started + WATCH_AFTER;
         if !client.is_watched() {
             self.deadline.wake_at(watch_at);
-            poll_fn(|_| if Instant::now() < watch_at { Poll::Pending } else { Poll::Ready(()) }).await;
+            let over = || flow.tunnel.get() || Instant::now() >= watch_at;
+            poll_fn(|_| if over() { Poll::Ready(()) } else { Poll::Pending }).await;
         }
     }
 
