@@ -28,6 +28,7 @@ use socket::Socket;
 use upstream::Upstream;
 
 mod accept;
+mod body;
 mod connection;
 mod deadline;
 mod exchange;

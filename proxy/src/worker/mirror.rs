@@ -83,7 +83,7 @@ async fn discard(worker: &Worker, connection: &Connection, to_head: bool) -> Opt
             }
         }
     }
-    let mut body = super::exchange::Body::new(response.framing());
+    let mut body = super::body::Body::new(response.framing());
     let mut seen = 0;
     loop {
         let taken = body.advance(buffer.filled(), |_| {});
