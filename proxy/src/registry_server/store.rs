@@ -177,11 +177,11 @@ fn write(database: &Database, state: &State, rows: &HashSet<Row>) -> Result<(), 
             }
             Row::Instance(node, id) => {
                 let instance = state.nodes.get(node).and_then(|node| node.instances.get(id));
-                put_pair(&transaction, INSTANCES, (&**node, &**id), instance.map(|found| &**found))?;
+                put(&transaction, INSTANCES, (&**node, &**id), instance.map(|found| &**found))?;
             }
             Row::Check(node, id) => {
                 let check = state.nodes.get(node).and_then(|node| node.check(id));
-                put_pair(&transaction, CHECKS, (&**node, &**id), check.map(|found| &**found))?;
+                put(&transaction, CHECKS, (&**node, &**id), check.map(|found| &**found))?;
             }
             Row::Entry(key) => keys.push(key),
             Row::Session(id) => {
@@ -194,24 +194,10 @@ fn write(database: &Database, state: &State, rows: &HashSet<Row>) -> Result<(), 
     Ok(())
 }
 
-fn put<T: Serialize>(
+fn put<K: redb::Key + 'static, T: Serialize>(
     transaction: &WriteTransaction,
-    table: TableDefinition<&str, &[u8]>,
-    key: &str,
-    value: Option<&T>,
-) -> Result<(), StoreError> {
-    let mut table = transaction.open_table(table)?;
-    match value {
-        Some(value) => table.insert(key, &*serde_json::to_vec(value)?)?,
-        None => table.remove(key)?,
-    };
-    Ok(())
-}
-
-fn put_pair<T: Serialize>(
-    transaction: &WriteTransaction,
-    table: TableDefinition<(&str, &str), &[u8]>,
-    key: (&str, &str),
+    table: TableDefinition<K, &[u8]>,
+    key: K::SelfType<'_>,
     value: Option<&T>,
 ) -> Result<(), StoreError> {
     let mut table = transaction.open_table(table)?;
