@@ -15,4 +15,5 @@ pub mod policy;
 pub mod registry_server;
 pub mod snapshot;
 pub mod tcp;
+pub mod tls;
 pub mod worker;

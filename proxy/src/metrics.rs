@@ -129,6 +129,8 @@ families! {
         "Entries of the registry that could not be read.";
     registry_held_endpoints: IntGauge = "outrigger_registry_held_endpoints", [],
         "Endpoints that the registry has forgotten and that are kept because they answer.";
+    tls_reloads: IntCounterVec = "outrigger_tls_reloads_total", ["result"],
+        "Times that certificates and keys were read again, by result: applied, refused.";
     registered: IntGauge = "outrigger_registered", [],
         "1 if the workload is registered.";
     registrations: IntCounter = "outrigger_registrations_total", [],

@@ -20,7 +20,9 @@ pub(crate) mod check;
 mod policy;
 mod registry;
 mod route;
+mod servers;
 mod service;
+pub(crate) mod tls;
 
 use check::{address, range, size, span};
 

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tls;
+
 mod registry;
 
 pub use registry::{
@@ -44,6 +46,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// All that connections with TLS are made with, each with the field that says so.
+    pub fn tls_clients(&self) -> impl Iterator<Item = (&'static str, &tls::Client)> {
+        let registry = match &self.registry.source {
+            RegistrySource::File(_) => None,
+            RegistrySource::Etcd(etcd) => etcd.tls.as_ref().map(|tls| ("registry.etcd.tls", tls)),
+            RegistrySource::Consul(consul) => consul.tls.as_ref().map(|tls| ("registry.consul.tls", tls)),
+        };
+        registry.into_iter()
+    }
+
     /// Every place that names a policy.
     pub fn policy_uses(&self) -> impl Iterator<Item = &PolicyUse> {
         let services = self.services.values().map(|settings| &settings.balancer);

@@ -462,7 +462,7 @@ fn reports_what_is_wrong_with_a_registry() {
 registry:
   file: services.yaml
   consul:
-    endpoints: [http://127.0.0.1, 'https://10.0.0.1:8501']
+    endpoints: [http://127.0.0.1, 'ftp://10.0.0.1:8501']
     token_file: /no/such/file
   services: [Web]
   mass_removal: {share: 2}
@@ -475,7 +475,7 @@ registry:
     for expected in [
         "2:3: registry: `file`, `etcd` and `consul` exclude each other",
         "4:17: registry.consul.endpoints[0]: `http://127.0.0.1` has no port",
-        "TLS to a registry is not there yet",
+        "4:35: registry.consul.endpoints[1]: `ftp://10.0.0.1:8501` is not a URL",
         "5:17: registry.consul.token_file: cannot read /no/such/file",
         "6:14: registry.services[0]: `Web` cannot be a name",
         "7:25: registry.mass_removal.share: 2 is out of range",
@@ -491,4 +491,33 @@ registry:
     let file =
         errors("registry: {file: s.yaml, register: {address: '10.0.0.1:80', service: web}}").join("\n");
     assert!(file.contains("nothing can be registered in a file"), "{file}");
+}
+
+#[test]
+fn reports_what_is_wrong_with_tls_to_a_registry() {
+    let endpoints = |urls: &str, tls: &str| {
+        errors(&format!("registry:\n  etcd:\n    endpoints: [{urls}]\n    tls: {{{tls}}}\n")).join("\n")
+    };
+    let secure = "'https://10.0.0.1:2379'";
+    for (tls, expected) in [
+        (
+            "ca_file: no.pem",
+            "4:20: registry.etcd.tls.ca_file: /etc/outrigger/no.pem: cannot be read: No such file",
+        ),
+        (
+            "ca_file: /dev/null",
+            "4:20: registry.etcd.tls.ca_file: /dev/null: holds no certificate in PEM form",
+        ),
+        ("cert_file: a.crt", "4:22: registry.etcd.tls.cert_file: `cert_file` needs `key_file`"),
+        ("key_file: a.key", "4:21: registry.etcd.tls.key_file: `key_file` needs `cert_file`"),
+        ("server_name: 'a b'", "4:24: registry.etcd.tls.server_name: `a b` cannot be in a certificate"),
+        ("ca: x", "4:11: registry.etcd.tls.ca: unknown field `ca`"),
+    ] {
+        let found = endpoints(secure, tls);
+        assert!(found.contains(expected), "{expected}\nnot in\n{found}");
+    }
+    let plain = endpoints("'http://10.0.0.1:2379'", "ca_file: no.pem");
+    assert!(plain.contains("4:10: registry.etcd.tls: no endpoint begins with `https://`"), "{plain}");
+    let mixed = endpoints("'https://10.0.0.1:2379', 'http://10.0.0.2:2379'", "ca_file: no.pem");
+    assert!(mixed.contains("3:42: registry.etcd.endpoints[1]: `http` beside `https`"), "{mixed}");
 }

@@ -12,10 +12,12 @@ use serde_json::{Map, Value};
 
 mod forms;
 mod registry;
+mod tls;
 mod units;
 
 pub(crate) use forms::{OneOrMany, Ordered, Short};
 pub(crate) use registry::{Check, CheckKind, Consul, Etcd, Register, Registry, Then};
+pub(crate) use tls::ClientTls;
 pub(crate) use units::{Size, Span};
 
 /// Configuration of one Outrigger sidecar.

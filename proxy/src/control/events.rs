@@ -21,6 +21,7 @@ use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
 use crate::config::{Diagnostic, RegistrySource};
 use crate::link::{Command, Report};
 use crate::snapshot::Catalogue;
+use crate::tls::ClientConfig;
 use catalogue::Network;
 
 mod catalogue;
@@ -57,6 +58,8 @@ enum Subject {
     Config,
     Registry,
     Policy(Arc<str>),
+    /// The field that says what TLS is set up with.
+    Tls(&'static str),
 }
 
 /// Slow work that has ended.
@@ -73,6 +76,10 @@ enum Ended {
     /// Of the endpoints kept in spite of the registry, those that are silent.
     Probed(Vec<Key>),
     Saved(std::io::Result<()>),
+    Tls {
+        field: &'static str,
+        read: Result<Arc<ClientConfig>, String>,
+    },
     /// `None`: what is in force already.
     Policy {
         policy: Arc<str>,
@@ -120,8 +127,9 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
     let effective = HashMap::new();
     let mut events =
         Events { state, config_path, watcher, files, results, status, started: 0, effective, network };
-    // It was read before it was watched.
+    // It was read before it was watched, and so were the files that it names.
     events.config_changed();
+    events.certificates_changed(|_| true);
     tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -161,6 +169,7 @@ impl Events {
             let path = file.to_owned();
             self.slowly(async move { Ended::Registry(sources::catalogue(path).await) });
         }
+        self.certificates_changed(|own| own == file);
         for (name, _) in config.policies.iter().filter(|(_, policy)| policy.file == *file) {
             self.load_file(name, file);
         }
@@ -216,6 +225,7 @@ impl Events {
             Ended::Registry(_) => Subject::Registry,
             Ended::Policy { policy, .. } => Subject::Policy(Arc::clone(policy)),
             Ended::Probed(_) | Ended::Saved(_) => Subject::Registry,
+            Ended::Tls { field, .. } => Subject::Tls(field),
         };
         let overtaken = self.effective.get(&subject).is_some_and(|&latest| latest > number);
         match what {
@@ -232,6 +242,10 @@ impl Events {
             Ended::Registry(read) => {
                 self.effective.insert(subject, number);
                 self.registry_read(read).await;
+            }
+            Ended::Tls { field, read } => {
+                self.effective.insert(subject, number);
+                self.certificates_read(field, read);
             }
             Ended::Policy { policy, version, reply } => match version {
                 Ok(None) => self.state.faults.accepted(&policy),

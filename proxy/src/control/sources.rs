@@ -15,6 +15,7 @@ use super::registry;
 use crate::config::{self, Config, Diagnostic, RegistrySource};
 use crate::policy::Engine;
 use crate::snapshot::Catalogue;
+use crate::tls::{self, ClientConfig};
 
 /// A configuration with the policies that are new in it.
 #[derive(Debug)]
@@ -42,7 +43,8 @@ pub(super) fn files(config_path: &Path, config: &Config) -> BTreeSet<PathBuf> {
         RegistrySource::Etcd(_) | RegistrySource::Consul(_) => None,
     };
     let policies = config.policies.values().map(|policy| policy.file.clone());
-    policies.chain([config_path.to_owned()]).chain(registry).collect()
+    let tls = config.tls_clients().flat_map(|(_, client)| client.files().map(Path::to_owned));
+    policies.chain([config_path.to_owned()]).chain(registry).chain(tls).collect()
 }
 
 pub(super) async fn config(path: PathBuf) -> Result<Config, Vec<Diagnostic>> {
@@ -55,6 +57,11 @@ pub(super) async fn catalogue(path: PathBuf) -> Result<Catalogue, Vec<Diagnostic
     let file = path.display().to_string();
     let read = tokio::task::spawn_blocking(move || registry::file::load(&path)).await;
     read.unwrap_or_else(|_| Err(vec![Diagnostic::of_file(&file, READING_PANICKED)]))
+}
+
+pub(super) async fn tls(client: tls::Client) -> Result<Arc<ClientConfig>, String> {
+    let read = tokio::task::spawn_blocking(move || client.read()).await;
+    read.map_err(|_| READING_PANICKED.to_owned())?.map_err(|error| error.to_string())
 }
 
 /// What a start has to go by: the services file, or the catalogue that was saved, with its age.
@@ -137,9 +144,10 @@ pub(super) fn keep_until_restart(now: &Config, next: &mut Config) -> Vec<&'stati
     macro_rules! keep {
         ($($field:ident),*) => {$(
             if next.$field != now.$field {
-                next.$field.clone_from(&now.$field);
                 waiting.push(stringify!($field));
             }
+            // What is equal may still be shared with tasks that run.
+            next.$field.clone_from(&now.$field);
         )*};
     }
     keep!(node, workers, outbound, admin, registry, state_dir, log, forwarded, limits, policy_host);

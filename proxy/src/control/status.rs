@@ -87,6 +87,8 @@ pub(super) struct Faults {
     pub(super) registry: Vec<String>,
     /// The registry has been silent for too long.
     pub(super) stale: Option<String>,
+    /// Certificates and keys that cannot be used, by the field that names them.
+    pub(super) tls: BTreeMap<&'static str, String>,
     /// More services than instances can be made for.
     pub(super) crowded: bool,
     /// Fields of the configuration that wait for a restart.
@@ -126,11 +128,12 @@ impl Faults {
     fn problems(&self) -> impl Iterator<Item = String> {
         let config = self.config.iter().map(|text| format!("configuration: {text}"));
         let registry = self.registry.iter().chain(&self.stale).map(|text| format!("registry: {text}"));
+        let tls = self.tls.iter().map(|(field, text)| format!("{field}: {text}"));
         let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
         let restart =
             self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
         let crowded = self.crowded.then(|| CROWDED.to_owned());
-        config.chain(registry).chain(crowded).chain(policies).chain(restart)
+        config.chain(registry).chain(tls).chain(crowded).chain(policies).chain(restart)
     }
 }
 

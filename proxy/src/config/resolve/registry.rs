@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use super::super::diagnostic::{FieldPath, Problems};
 use super::super::resolved::{
-    Check, CheckKind, Consul, Etcd, MassRemoval, Node, Register, Registry, RegistrySource, Secret, Server,
-    Stale,
+    Check, CheckKind, Consul, Etcd, MassRemoval, Node, Register, Registry, RegistrySource, Secret, Stale,
 };
 use super::super::written;
 use super::check::{self, range, span};
-use super::{admin, file};
+use super::{admin, file, servers};
 
-const SERVERS_MAX: usize = 16;
 const SERVICES_MAX: usize = 10_000;
 const LABELS_MAX: usize = 64;
 const ID_BYTES_MAX: usize = 128;
@@ -110,8 +108,11 @@ fn etcd(written: &written::Etcd, base: &Path, at: &FieldPath<'_>, problems: &mut
         }
         (Some(user), Some(_)) => password.map(|password| (user.clone(), password)),
     };
+    let (servers, tls) =
+        servers::servers(written.endpoints.as_ref(), written.tls.as_ref(), base, at, problems);
     Etcd {
-        servers: servers(written.endpoints.as_ref(), &at.field("endpoints"), problems),
+        servers,
+        tls,
         prefix,
         user,
         timeout: span(written.timeout, Duration::from_secs(2), &at.field("timeout"), problems),
@@ -126,50 +127,15 @@ fn consul(written: &written::Consul, base: &Path, at: &FieldPath<'_>, problems: 
     if let Some(datacenter) = &written.datacenter {
         check::dns_label(datacenter, &at.field("datacenter"), problems);
     }
+    let (servers, tls) =
+        servers::servers(written.endpoints.as_ref(), written.tls.as_ref(), base, at, problems);
     Consul {
-        servers: servers(written.endpoints.as_ref(), &at.field("endpoints"), problems),
+        servers,
+        tls,
         token,
         datacenter: written.datacenter.clone(),
         timeout: span(written.timeout, Duration::from_secs(2), &at.field("timeout"), problems),
     }
-}
-
-fn servers(written: Option<&written::OneOrMany>, at: &FieldPath<'_>, problems: &mut Problems) -> Vec<Server> {
-    let Some(written::OneOrMany(urls)) = written else {
-        problems.report(at, "field `endpoints` is missing");
-        return Vec::new();
-    };
-    if urls.is_empty() {
-        problems.report(at, "an empty list; at least one URL is needed");
-    }
-    check::count(urls.len(), SERVERS_MAX, at, problems);
-    let mut servers = Vec::with_capacity(urls.len());
-    for (index, url) in urls.iter().enumerate() {
-        match server(url) {
-            Ok(server) => servers.push(server),
-            Err(message) => {
-                problems.report_with(&at.item(index), message, "as in `http://10.0.0.1:2379`");
-            }
-        }
-    }
-    servers
-}
-
-fn server(url: &str) -> Result<Server, String> {
-    if url.starts_with("https://") {
-        return Err("TLS to a registry is not there yet".to_owned());
-    }
-    let Some(rest) = url.strip_prefix("http://") else { return Err(format!("`{url}` is not a URL")) };
-    let authority = rest.strip_suffix('/').unwrap_or(rest).parse::<http::uri::Authority>();
-    let Ok(authority) = authority else { return Err(format!("`{url}` is not a URL of a server")) };
-    let Some(port) = authority.port_u16().filter(|port| *port != 0) else {
-        return Err(format!("`{url}` has no port"));
-    };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    if host.is_empty() || authority.as_str().contains('@') {
-        return Err(format!("`{url}` is not a URL of a server"));
-    }
-    Ok(Server { host, port })
 }
 
 fn register(
@@ -316,21 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_urls_with_a_port() {
-        let good = |url: &str| server(url).unwrap().to_string();
-        assert_eq!(good("http://127.0.0.1:2379"), "127.0.0.1:2379");
-        assert_eq!(good("http://[::1]:2379/"), "[::1]:2379");
-        assert_eq!(good("http://etcd.internal:2379"), "etcd.internal:2379");
-        for bad in [
-            "127.0.0.1:2379",
-            "http://127.0.0.1",
-            "http://a:0",
-            "http://u@h:1",
-            "https://h:1",
-            "http://h:1/x",
-        ] {
-            assert!(server(bad).is_err(), "{bad}");
-        }
+    fn an_address_makes_an_id() {
         assert_eq!(id_of("[fd00::7]:80".parse().unwrap()), "fd00--7-80");
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
+use crate::tls;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registry {
@@ -29,6 +30,8 @@ pub enum RegistrySource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etcd {
     pub servers: Vec<Server>,
+    /// `None`: in the clear.
+    pub tls: Option<tls::Client>,
     /// Begins with a slash and does not end with one.
     pub prefix: String,
     /// Name and password.
@@ -40,6 +43,8 @@ pub struct Etcd {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consul {
     pub servers: Vec<Server>,
+    /// `None`: in the clear.
+    pub tls: Option<tls::Client>,
     pub token: Option<Secret>,
     pub datacenter: Option<String>,
     /// For one exchange, beyond the time that the server was asked to wait.

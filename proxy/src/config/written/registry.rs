@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{OneOrMany, Span};
+use super::{ClientTls, OneOrMany, Span};
 
 /// Where services and their endpoints come from: one of `file`, `etcd` and `consul`.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -31,7 +31,7 @@ pub(crate) struct Registry {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Etcd {
-    /// Client URLs of its members, such as http://10.0.0.1:2379: one or a list.
+    /// Client URLs of its members, such as http://10.0.0.1:2379: one or a list. With https, all of them.
     #[schemars(required)]
     pub(crate) endpoints: Option<OneOrMany>,
     /// What all keys begin with. Default: /outrigger.
@@ -40,6 +40,9 @@ pub(crate) struct Etcd {
     pub(crate) user: Option<String>,
     /// With authentication: file with the user's password.
     pub(crate) password_file: Option<String>,
+    /// With https. An etcd that asks for clients' certificates has to have one itself that is good for a client, too:
+    /// its gateway shows it.
+    pub(crate) tls: Option<ClientTls>,
     /// For one exchange. Default: 2s.
     pub(crate) timeout: Option<Span>,
 }
@@ -48,13 +51,15 @@ pub(crate) struct Etcd {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Consul {
-    /// URLs, such as http://127.0.0.1:8500: one or a list.
+    /// URLs, such as http://127.0.0.1:8500: one or a list. With https, all of them.
     #[schemars(required)]
     pub(crate) endpoints: Option<OneOrMany>,
     /// File with the ACL token.
     pub(crate) token_file: Option<String>,
     /// Default: the agent's.
     pub(crate) datacenter: Option<String>,
+    /// With https.
+    pub(crate) tls: Option<ClientTls>,
     /// For one exchange, beyond the time the server was asked to wait. Default: 2s.
     pub(crate) timeout: Option<Span>,
 }

@@ -1,12 +1,13 @@
 //! A changed configuration: in force as a whole, or refused as a whole and watched until it is mended.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Events;
+use super::{Ended, Events};
 use crate::control::reconcile::Change;
 use crate::control::sources::{self, Broken, Reloaded};
+use crate::tls::ClientConfig;
 
 impl Events {
     pub(super) async fn config_loaded(&mut self, loaded: Result<Box<Reloaded>, Broken>) {
@@ -54,6 +55,35 @@ impl Events {
         self.follow_files(BTreeSet::new());
         self.count_reload(true, if unchanged { "unchanged" } else { "applied" });
         Ok(())
+    }
+
+    /// Certificates or keys may have changed: those who use such a file read all of theirs again, elsewhere.
+    pub(super) fn certificates_changed(&mut self, which: impl Fn(&Path) -> bool) {
+        let config = Arc::clone(&self.state.config);
+        for (field, client) in config.tls_clients().filter(|(_, client)| client.files().any(&which)) {
+            let client = client.clone();
+            self.slowly(async move { Ended::Tls { field, read: sources::tls(client).await } });
+        }
+    }
+
+    /// For connections to come, or not at all.
+    pub(super) fn certificates_read(&mut self, field: &'static str, read: Result<Arc<ClientConfig>, String>) {
+        let config = Arc::clone(&self.state.config);
+        let result = match read {
+            Ok(read) => {
+                let client = config.tls_clients().find(|(name, _)| *name == field);
+                client.into_iter().for_each(|(_, client)| client.put_in_force(Arc::clone(&read)));
+                tracing::info!(field, "certificates read");
+                self.state.faults.tls.remove(field);
+                "applied"
+            }
+            Err(error) => {
+                tracing::error!(field, error, "certificates refused, those before stay in force");
+                self.state.faults.tls.insert(field, error);
+                "refused"
+            }
+        };
+        self.state.metrics.tls_reloads.with_label_values(&[result]).inc();
     }
 
     fn count_reload(&self, valid: bool, result: &str) {

@@ -39,7 +39,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(3);
 
 /// A client with what the configuration says about each request.
 pub fn client(consul: &Consul) -> Client {
-    let mut client = Client::new(consul.servers.clone(), std::process::id() as usize, consul.timeout);
+    let mut client = Client::new(consul.servers.clone(), consul.tls.clone(), consul.timeout);
     // A token is printable ASCII: configuration sees to it.
     if let Some(Ok(mut token)) = consul.token.as_ref().map(|token| HeaderValue::from_str(&token.0)) {
         token.set_sensitive(true);

@@ -1,10 +1,12 @@
-//! A small HTTP/1.1 client for registries: several servers, one of them at a time, everything with a time-out and a
-//! bound.
+//! A small HTTP/1.1 client for registries, with TLS or without: several servers, one of them at a time, everything with
+//! a time-out and a bound.
 //!
 //! Each task that talks to a registry has its own `Client`. A connection is kept between exchanges; after a failure
 //! the next exchange goes to the next server. Nothing is repeated here but on a kept connection that had ended.
+//! Invariant: once other certificates are in force, no exchange begins on a connection made with the old ones.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,11 +17,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::Server;
+use crate::tls::{self, ClientConfig};
 
 /// Of one answer, and of one line of a stream.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -34,6 +38,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 pub enum Error {
     #[error("{0}: cannot connect: {1}")]
     Connect(Server, std::io::Error),
+    #[error("{0}: TLS: {1}")]
+    Tls(Server, String),
     #[error("{0}: {1}")]
     Broken(Server, hyper::Error),
     #[error("{0}: no answer within {1:?}")]
@@ -49,6 +55,7 @@ pub enum Error {
 /// Talks to one server of several.
 pub struct Client {
     servers: Vec<Server>,
+    tls: Option<tls::Client>,
     /// Index of the one in use.
     at: usize,
     pub timeout: Duration,
@@ -61,6 +68,8 @@ pub struct Client {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
+    /// What TLS was set up with.
+    made_with: Option<Arc<ClientConfig>>,
 }
 
 /// A whole answer with a good status.
@@ -93,10 +102,11 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// `first` spreads sidecars over servers. There is at least one server: configuration sees to it.
-    pub fn new(servers: Vec<Server>, first: usize, timeout: Duration) -> Self {
-        let at = first % servers.len().max(1);
-        Self { servers, at, timeout, fields: Vec::new(), kept: None }
+    /// There is at least one server: configuration sees to it. The first to be asked follows from the process, which
+    /// spreads sidecars over servers.
+    pub fn new(servers: Vec<Server>, tls: Option<tls::Client>, timeout: Duration) -> Self {
+        let at = std::process::id() as usize % servers.len().max(1);
+        Self { servers, tls, at, timeout, fields: Vec::new(), kept: None }
     }
 
     pub fn server(&self) -> Server {
@@ -129,7 +139,7 @@ impl Client {
 
     async fn whole(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
         let server = self.server();
-        if let Some(mut connection) = self.kept.take()
+        if let Some(mut connection) = self.kept.take().filter(|kept| self.is_up_to_date(kept))
             && connection.sender.ready().await.is_ok()
         {
             let request = self.request(&method, path, body.clone())?;
@@ -141,13 +151,13 @@ impl Client {
                 }
                 // It had been closed while nobody looked.
                 Err(error) if error.is_closed() || error.is_canceled() || error.is_incomplete_message() => {}
-                Err(error) => return Err(Error::Broken(server, error)),
+                Err(error) => return Err(broken(&server, error)),
             }
         }
         let mut connection = self.connect().await?;
         let request = self.request(&method, path, body)?;
         let response = connection.sender.send_request(request).await;
-        let answer = read(&server, response.map_err(|error| Error::Broken(server.clone(), error))?).await;
+        let answer = read(&server, response.map_err(|error| broken(&server, error))?).await;
         self.kept = Some(connection);
         answer
     }
@@ -158,8 +168,8 @@ impl Client {
         let begin = async {
             let mut connection = self.connect().await?;
             let request = self.request(&Method::POST, path, body)?;
-            let broken = |error| Error::Broken(server.clone(), error);
-            Ok((connection.sender.send_request(request).await.map_err(broken)?, connection))
+            let response = connection.sender.send_request(request).await;
+            Ok((response.map_err(|error| broken(&server, error))?, connection))
         };
         let begun = timeout(within, begin).await;
         let (response, connection) = begun.unwrap_or(Err(Error::Slow(server.clone(), within)))?;
@@ -172,7 +182,13 @@ impl Client {
         Ok(Lines { server, body, buffer: BytesMut::new(), searched: 0, _connection: connection })
     }
 
+    /// The time of an exchange may be long; that of a connection is not.
     async fn connect(&self) -> Result<Connection, Error> {
+        let connected = timeout(self.timeout, self.connect_in_any_time()).await;
+        connected.unwrap_or_else(|_| Err(Error::Slow(self.server(), self.timeout)))
+    }
+
+    async fn connect_in_any_time(&self) -> Result<Connection, Error> {
         let server = self.server();
         let failed = |error| Error::Connect(server.clone(), error);
         let stream = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(failed)?;
@@ -181,11 +197,22 @@ impl Client {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         socket.set_tcp_keepalive(&keepalive).map_err(failed)?;
         socket.set_tcp_user_timeout(Some(DEAD_AFTER)).map_err(failed)?;
-        let shaken = handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(|error| Error::Broken(server.clone(), error))?;
-        // Its error is the exchange's, which reports it.
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Connection { sender, driver })
+        let Some(tls) = &self.tls else { return begin(&server, stream, None).await };
+        let made_with = tls.in_force();
+        let shaken = tls.connect(&server.host, stream).await;
+        begin(
+            &server,
+            shaken.map_err(|error| Error::Tls(server.clone(), error.to_string()))?,
+            Some(made_with),
+        )
+        .await
+    }
+
+    fn is_up_to_date(&self, connection: &Connection) -> bool {
+        match (&self.tls, &connection.made_with) {
+            (Some(tls), Some(made_with)) => Arc::ptr_eq(&tls.in_force(), made_with),
+            _ => true,
+        }
     }
 
     fn request(&self, method: &Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
@@ -196,6 +223,26 @@ impl Client {
             request = request.header(name, value);
         }
         request.body(Full::new(body)).map_err(|error| Error::Nonsense(server, error.to_string()))
+    }
+}
+
+async fn begin(
+    server: &Server,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    made_with: Option<Arc<ClientConfig>>,
+) -> Result<Connection, Error> {
+    let (sender, connection) =
+        handshake(TokioIo::new(stream)).await.map_err(|error| broken(server, error))?;
+    // Its error is the exchange's, which reports it.
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    Ok(Connection { sender, driver, made_with })
+}
+
+/// A server may refuse our certificate after it has shaken hands.
+fn broken(server: &Server, error: hyper::Error) -> Error {
+    match tls::blame(&error) {
+        Some(text) => Error::Tls(server.clone(), text),
+        None => Error::Broken(server.clone(), error),
     }
 }
 
@@ -232,7 +279,7 @@ impl Lines {
                         self.buffer.extend_from_slice(data);
                     }
                 }
-                Some(Err(error)) => return Err(Error::Broken(self.server.clone(), error)),
+                Some(Err(error)) => return Err(broken(&self.server, error)),
                 None => return Ok(None),
             }
         }

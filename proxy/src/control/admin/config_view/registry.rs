@@ -6,6 +6,7 @@ use super::ms;
 use crate::config::{
     Check, CheckKind, Consul, Etcd, MassRemoval, Register, Registry, RegistrySource, Server, Stale,
 };
+use crate::tls;
 
 pub(super) fn view(registry: &Registry) -> Value {
     let Registry { source, services, stale, mass_removal, register } = registry;
@@ -13,19 +14,21 @@ pub(super) fn view(registry: &Registry) -> Value {
     let MassRemoval { share, hold } = mass_removal;
     let (name, source) = match source {
         RegistrySource::File(path) => ("file", json!(path.display().to_string())),
-        RegistrySource::Etcd(Etcd { servers, prefix, user, timeout }) => (
+        RegistrySource::Etcd(Etcd { servers, tls, prefix, user, timeout }) => (
             "etcd",
             json!({
-                "endpoints": urls(servers),
+                "endpoints": urls(servers, tls.as_ref()),
+                "tls": tls.as_ref().map(tls_view),
                 "prefix": prefix,
                 "user": user.as_ref().map(|(name, _)| name),
                 "timeout_ms": ms(*timeout),
             }),
         ),
-        RegistrySource::Consul(Consul { servers, token, datacenter, timeout }) => (
+        RegistrySource::Consul(Consul { servers, tls, token, datacenter, timeout }) => (
             "consul",
             json!({
-                "endpoints": urls(servers),
+                "endpoints": urls(servers, tls.as_ref()),
+                "tls": tls.as_ref().map(tls_view),
                 "token": token.as_ref().map(|_| "(hidden)"),
                 "datacenter": datacenter,
                 "timeout_ms": ms(*timeout),
@@ -41,8 +44,20 @@ pub(super) fn view(registry: &Registry) -> Value {
     })
 }
 
-fn urls(servers: &[Server]) -> Vec<String> {
-    servers.iter().map(|server| format!("http://{server}")).collect()
+fn urls(servers: &[Server], tls: Option<&tls::Client>) -> Vec<String> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    servers.iter().map(|server| format!("{scheme}://{server}")).collect()
+}
+
+/// Files by name; what is in them is nobody's business.
+pub(super) fn tls_view(client: &tls::Client) -> Value {
+    let tls::ClientSettings { ca_file, identity, server_name, protocol: _ } = &*client.settings;
+    json!({
+        "ca_file": ca_file,
+        "cert_file": identity.as_ref().map(|identity| &identity.cert_file),
+        "key_file": identity.as_ref().map(|identity| &identity.key_file),
+        "server_name": server_name.as_ref().map(|name| name.to_str()),
+    })
 }
 
 fn register_view(register: &Register) -> Value {

@@ -20,8 +20,7 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn new(etcd: &Etcd) -> Self {
-        let first = std::process::id() as usize;
-        let client = Client::new(etcd.servers.clone(), first, etcd.timeout);
+        let client = Client::new(etcd.servers.clone(), etcd.tls.clone(), etcd.timeout);
         Self { client, user: etcd.user.clone() }
     }
 
