@@ -1,14 +1,17 @@
 //! A real etcd, one member or a cluster, and what other tools do to it through its JSON gateway.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::authority::{Authority, Identity};
 use crate::client::Client;
+use crate::netns::Host;
 use crate::wait;
 
 /// Killed when it is dropped.
@@ -22,7 +25,18 @@ pub struct Etcd {
 struct Member {
     client: SocketAddr,
     peer: SocketAddr,
+    /// Where it takes nobody without a certificate.
+    secure: Option<Secure>,
+    /// The machine it runs on, if that is not this one. Tools ask it there.
+    host: Option<Host>,
     child: Option<Child>,
+}
+
+#[derive(Debug)]
+struct Secure {
+    address: SocketAddr,
+    identity: Identity,
+    client_ca: PathBuf,
 }
 
 /// A key as it is now.
@@ -40,10 +54,25 @@ impl Etcd {
     }
 
     pub fn cluster(size: usize) -> Self {
-        let member = || Member { client: free(), peer: free(), child: None };
-        let members = (0..size).map(|_| member()).collect();
+        Self::of((0..size).map(|_| Member::on(None)).collect())
+    }
+
+    /// A member on each host.
+    pub fn cluster_on(hosts: &[Host]) -> Self {
+        Self::of(hosts.iter().map(|host| Member::on(Some(host.clone()))).collect())
+    }
+
+    /// One member that also listens with TLS, for clients with a certificate of this authority. Tools go on in the
+    /// clear.
+    pub fn with_tls(identity: Identity, clients: &Authority) -> Self {
+        let mut member = Member::on(None);
+        member.secure = Some(Secure { address: free(), identity, client_ca: clients.file.clone() });
+        Self::of(vec![member])
+    }
+
+    fn of(members: Vec<Member>) -> Self {
         let mut etcd = Self { dir: TempDir::new().unwrap(), members };
-        (0..size).for_each(|index| etcd.spawn(index));
+        (0..etcd.members.len()).for_each(|index| etcd.spawn(index));
         etcd.wait_for_quorum();
         etcd
     }
@@ -52,13 +81,24 @@ impl Etcd {
         self.members.iter().map(|member| member.client).collect()
     }
 
+    /// Where the first member listens with TLS.
+    pub fn secure_address(&self) -> SocketAddr {
+        self.members[0].secure.as_ref().expect("it was started with TLS").address
+    }
+
     fn spawn(&mut self, index: usize) {
         let peers: Vec<String> =
             self.members.iter().enumerate().map(|(at, m)| format!("m{at}=http://{}", m.peer)).collect();
         let member = &mut self.members[index];
-        let (client, peer) = (format!("http://{}", member.client), format!("http://{}", member.peer));
+        let (mut client, peer) = (format!("http://{}", member.client), format!("http://{}", member.peer));
         let log = File::create(self.dir.path().join(format!("log{index}"))).unwrap();
-        let child = Command::new("etcd")
+        let mut command = member.host.as_ref().map_or_else(|| Command::new("etcd"), |h| h.command("etcd"));
+        if let Some(Secure { address, identity, client_ca }) = &member.secure {
+            client = format!("{client},https://{address}");
+            command.arg("--cert-file").arg(&identity.cert_file).arg("--key-file").arg(&identity.key_file);
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(client_ca);
+        }
+        let child = command
             .args(["--name", &format!("m{index}"), "--initial-cluster", &peers.join(",")])
             .arg("--data-dir")
             .arg(self.dir.path().join(format!("data{index}")))
@@ -110,7 +150,7 @@ impl Etcd {
     /// The member that leads.
     pub fn leader(&self) -> usize {
         wait::until("a leader", || {
-            let status = |member: &Member| ask(member.client, "/v3/maintenance/status", &json!({}));
+            let status = |member: &Member| member.ask("/v3/maintenance/status", &json!({}));
             self.members.iter().position(|member| {
                 member.child.is_some()
                     && status(member).is_some_and(|s| s["header"]["member_id"] == s["leader"])
@@ -121,7 +161,14 @@ impl Etcd {
     /// Asks any member that lives.
     fn call(&self, path: &str, request: &Value) -> Option<Value> {
         let living = self.members.iter().filter(|member| member.child.is_some());
-        living.into_iter().find_map(|member| ask(member.client, path, request))
+        living.into_iter().find_map(|member| member.ask(path, request))
+    }
+
+    /// Makes an instance of a service through one member, which has to be of the majority.
+    pub fn instance_through(&self, index: usize, service: &str, id: &str, address: SocketAddr) {
+        let (key, value) = (format!("/outrigger/services/{service}/{id}"), json!({ "address": address }));
+        let request = json!({ "key": encode(&key), "value": encode(&value.to_string()) });
+        wait::until("a put", || self.members[index].ask("/v3/kv/put", &request));
     }
 
     fn done(&self, path: &str, request: &Value) -> Value {
@@ -177,9 +224,33 @@ impl Drop for Etcd {
     }
 }
 
+impl Member {
+    fn on(host: Option<Host>) -> Self {
+        let (client, peer) = match &host {
+            None => (free(), free()),
+            Some(host) => {
+                let free = || free_at(host.address.into());
+                host.enter(|| (free(), free()))
+            }
+        };
+        Self { client, peer, secure: None, host, child: None }
+    }
+
+    fn ask(&self, path: &str, request: &Value) -> Option<Value> {
+        match &self.host {
+            None => ask(self.client, path, request),
+            Some(host) => host.enter(|| ask(self.client, path, request)),
+        }
+    }
+}
+
 /// A port that nobody has now.
 pub fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    free_at(Ipv4Addr::LOCALHOST.into())
+}
+
+fn free_at(address: IpAddr) -> SocketAddr {
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 /// `None` unless it is answered 200.

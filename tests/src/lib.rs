@@ -11,12 +11,14 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod etcd;
 pub mod guest;
 pub mod load;
 pub mod metrics;
+pub mod netns;
 pub mod program;
 pub mod proxy;
 pub mod registry;
