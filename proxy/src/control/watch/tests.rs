@@ -226,9 +226,15 @@ fn a_dropped_wait_loses_nothing() {
         let (_directory, file) = directory();
         let mut watcher = without_poll([file.clone()]);
         fs::write(&file, "two").unwrap();
+        let mut seen = None;
         for _ in 0..5 {
-            let _ = tokio::time::timeout(QUIET / 4, watcher.changed()).await;
+            // On a busy machine, one of them may last long enough.
+            seen = seen.or(tokio::time::timeout(QUIET / 4, watcher.changed()).await.ok());
         }
-        assert_eq!(watcher.changed().await, [file]);
+        let seen = match seen {
+            Some(seen) => seen,
+            None => watcher.changed().await,
+        };
+        assert_eq!(seen, [file]);
     });
 }
