@@ -8,4 +8,5 @@ mod ready;
 pub mod registry;
 pub mod run;
 pub mod status;
+mod table;
 pub mod wait;

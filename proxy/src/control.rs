@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::policy::Engine;
 use crate::snapshot::{Digest, Snapshot};
 use register::Registration;
+use releases::report::LEAVE_TIME;
 
 pub mod admin;
 mod events;
@@ -26,6 +27,7 @@ pub mod publish;
 mod reconcile;
 pub mod register;
 pub mod registry;
+pub mod releases;
 mod sources;
 pub mod status;
 pub mod watch;
@@ -61,6 +63,8 @@ pub struct Control {
     status: Current<Arc<Status>>,
     applied: Current<u64>,
     registration: Option<Registration>,
+    /// Until this sidecar has taken back what it reported about releases.
+    reporting: Option<Current<()>>,
 }
 
 /// Why the program cannot start. Every text names a file and, where there is one, a line.
@@ -161,9 +165,18 @@ impl Control {
     pub async fn drain(&self) {
         // If control has ended, its workers have been told to.
         let _ = self.asks.send(Ask::Leave).await;
-        if let Some(registration) = &self.registration {
-            registration.stop().await;
-        }
+        let deregistered = async {
+            if let Some(registration) = &self.registration {
+                registration.stop().await;
+            }
+        };
+        let silent = async {
+            if let Some(mut reporting) = self.reporting.clone() {
+                // Its other end goes with the reporter; if that takes too long, the lease ends by itself.
+                let _ = tokio::time::timeout(LEAVE_TIME, reporting.changed()).await;
+            }
+        };
+        tokio::join!(deregistered, silent);
         let _ = self.asks.send(Ask::Drain).await;
     }
 

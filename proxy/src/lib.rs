@@ -13,6 +13,7 @@ pub mod logging;
 pub mod metrics;
 pub mod policy;
 pub mod registry_server;
+pub mod release;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;

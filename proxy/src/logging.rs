@@ -161,13 +161,21 @@ fn drain(batches: &Receiver<Batch>, mut sink: impl Write, dropped: &IntCounter) 
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (second, micros) = (to_the_second(since.as_secs()), since.subsec_micros());
+    serializer.collect_str(&format_args!("{second}.{micros:06}Z"))
+}
+
+/// Seconds since 1970 as people read them, in RFC 3339.
+pub(crate) fn utc(seconds: u64) -> String {
+    // Beyond the year 9999 there is no such form.
+    format!("{}Z", to_the_second(seconds.min(253_402_300_799)))
+}
+
+fn to_the_second(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let micros = since.subsec_micros();
-    serializer.collect_str(&format_args!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
-    ))
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 /// Year, month and day of a day counted from 1970, by the Gregorian calendar: years that begin in March, in
@@ -267,6 +275,8 @@ mod tests {
 
     #[test]
     fn days_become_dates() {
+        assert_eq!(utc(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(utc(u64::MAX), "9999-12-31T23:59:59Z");
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(11_016), (2000, 2, 29));
         assert_eq!(civil(11_017), (2000, 3, 1));

@@ -110,6 +110,10 @@ families! {
         "Versions of a policy refused; the one before stays in force.";
     policy_info: IntGaugeVec = "outrigger_policy_info", ["policy", "digest"],
         "Always 1: the component in force.";
+    policy_release: IntGaugeVec = "outrigger_policy_release", ["policy"],
+        "Version in force, of policies that are followed in the registry.";
+    policy_release_wanted: IntGaugeVec = "outrigger_policy_release_wanted", ["policy"],
+        "Version that the registry says should be in force; another one is if this one is refused.";
     policy_quarantined: IntGaugeVec = "outrigger_policy_quarantined", ["policy"],
         "1 if the policy failed too often and waits to be replaced.";
     policy_value: IntGaugeVec = "outrigger_policy_value", ["policy", "name"],

@@ -84,8 +84,14 @@ impl std::fmt::Display for Digest {
 }
 
 impl PolicyRef {
-    pub fn new(used: &PolicyUse, digest: Digest, epoch: u64) -> Self {
-        Self { policy: used.policy.as_str().into(), digest, config: used.config.as_str().into(), epoch }
+    /// `released` is the configuration for uses that have none of their own.
+    pub fn new(used: &PolicyUse, digest: Digest, epoch: u64, released: Option<&Arc<str>>) -> Self {
+        let config = match (&used.config, released) {
+            (Some(own), _) => own.as_str().into(),
+            (None, Some(released)) => Arc::clone(released),
+            (None, None) => "{}".into(),
+        };
+        Self { policy: used.policy.as_str().into(), digest, config, epoch }
     }
 }
 

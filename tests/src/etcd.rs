@@ -176,12 +176,22 @@ impl Etcd {
     }
 
     pub fn put(&self, key: &str, value: &str) {
-        self.done("/v3/kv/put", &json!({ "key": encode(key), "value": encode(value) }));
+        self.put_bytes(key, value.as_bytes());
+    }
+
+    pub fn put_bytes(&self, key: &str, value: &[u8]) {
+        self.done("/v3/kv/put", &json!({ "key": encode(key), "value": encode_bytes(value) }));
     }
 
     /// Makes an instance of a service, as any tool may.
     pub fn instance(&self, service: &str, id: &str, address: SocketAddr) {
         self.put(&format!("/outrigger/services/{service}/{id}"), &json!({ "address": address }).to_string());
+    }
+
+    /// All keys that begin so; the prefix ends with a slash.
+    pub fn delete_below(&self, prefix: &str) {
+        let end = format!("{}0", prefix.trim_end_matches('/'));
+        self.done("/v3/kv/deleterange", &json!({ "key": encode(prefix), "range_end": encode(&end) }));
     }
 
     pub fn delete(&self, key: &str) {
@@ -268,8 +278,12 @@ fn ask(address: SocketAddr, path: &str, request: &Value) -> Option<Value> {
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 fn encode(text: &str) -> String {
+    encode_bytes(text.as_bytes())
+}
+
+fn encode_bytes(bytes: &[u8]) -> String {
     let mut encoded = String::new();
-    for group in text.as_bytes().chunks(3) {
+    for group in bytes.chunks(3) {
         let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | group.get(at).map_or(0, |b| usize::from(*b)));
         for at in 0..4 {
             encoded.push(if at <= group.len() {

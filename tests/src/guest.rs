@@ -45,6 +45,25 @@ impl Balancer {
         Self { pick, ..Self::default() }
     }
 
+    /// Picks the first endpoint, and conforms: without endpoints, the fallback decides.
+    pub fn first() -> Self {
+        Self {
+            update: "(i32.store (i32.const 200) (local.get 1))",
+            pick: "(if (result i32) (i32.load (i32.const 200)) (then (i32.const 64)) (else (i32.const 88)))",
+            ..Self::default()
+        }
+    }
+
+    /// Picks the last endpoint, and conforms.
+    pub fn last() -> Self {
+        Self {
+            update: "(i32.store (i32.const 200) (local.get 1))
+                (i32.store (i32.const 76) (i32.sub (local.get 1) (i32.const 1)))",
+            pick: "(if (result i32) (i32.load (i32.const 200)) (then (i32.const 72)) (else (i32.const 88)))",
+            ..Self::default()
+        }
+    }
+
     pub fn component(&self) -> Vec<u8> {
         let text = include_str!("../guests/balancer.wat")
             .replace("{imports}", self.imports)

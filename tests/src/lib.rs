@@ -24,5 +24,6 @@ pub mod proxy;
 pub mod registry;
 pub mod relay;
 pub mod shared;
+pub mod shelf;
 pub mod wait;
 pub mod wire;

@@ -94,14 +94,18 @@ fn check(path: &Path) -> Result<Summary, Vec<Diagnostic>> {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let releases = self.config.releases().count();
         write!(
             f,
             "ok: {}: {}, {}, {}",
             self.file.display(),
             Count(self.config.routes.len(), "route", "routes"),
             Count(self.config.services.len(), "service with settings", "services with settings"),
-            Count(self.config.policies.len(), "policy file", "policy files"),
+            Count(self.config.policies.len() - releases, "policy file", "policy files"),
         )?;
+        if releases > 0 {
+            write!(f, ", {}", Count(releases, "release", "releases"))?;
+        }
         let Some((file, catalogue)) = &self.services else { return Ok(()) };
         write!(
             f,

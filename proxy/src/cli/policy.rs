@@ -1,12 +1,19 @@
 //! `outrigger policy`: from an empty folder to a policy that can be trusted with traffic.
 //!
-//! Each verb works on files and needs no running proxy. Loading goes through the same engine as in the proxy, so what
-//! passes here loads there.
+//! No verb needs a running proxy: they work on files, and those about releases on a registry. Loading goes through the
+//! same engine as in the proxy, so what passes here loads there.
 
 mod bench;
 mod build;
 mod check;
+mod history;
+mod keygen;
 mod new;
+mod publish;
+mod push;
+mod registry;
+mod releases;
+mod rollback;
 mod show;
 mod subject;
 
@@ -40,6 +47,16 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Says what a file is: digest, roles, imports, size.
     Show(show::ShowArgs),
+    /// Checks a component and publishes it in the registry, for every sidecar that follows it.
+    Push(push::PushArgs),
+    /// Lists what is published: versions, which is in force, which sidecars run it and which refuse it.
+    Releases(releases::ReleasesArgs),
+    /// Puts an earlier version in force again.
+    Rollback(rollback::RollbackArgs),
+    /// Lists who put which version in force, when and why.
+    History(history::HistoryArgs),
+    /// Makes a pair of keys for signed releases.
+    Keygen(keygen::KeygenArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,6 +84,11 @@ pub fn run(command: &PolicyCommand) -> ExitCode {
         Verb::Check(args) => check::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Show(args) => show::run(args),
+        Verb::Push(args) => push::run(args),
+        Verb::Releases(args) => releases::run(args),
+        Verb::Rollback(args) => rollback::run(args),
+        Verb::History(args) => history::run(args),
+        Verb::Keygen(args) => keygen::run(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

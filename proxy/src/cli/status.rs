@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::admin::{Address, Sidecar, block_on};
+use super::table::columns;
 
 /// Show services, endpoints and policies of a running sidecar.
 #[derive(Debug, clap::Args)]
@@ -89,25 +90,10 @@ fn policies(text: &mut String, policies: &Value) {
             policy["uses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let state = if policy["quarantined"] == true { "quarantined" } else { "in force" };
         let digest = word("digest").chars().take(12).collect();
-        vec![word("name"), state.to_owned(), digest, policy["failures"].to_string(), uses.join(", ")]
+        let version = policy["release"]["version"].as_u64().map_or_else(|| "-".to_owned(), |v| v.to_string());
+        vec![word("name"), state.to_owned(), version, digest, policy["failures"].to_string(), uses.join(", ")]
     });
-    columns(text, &["POLICY", "STATE", "DIGEST", "FAILURES", "USED BY"], rows.collect());
-}
-
-/// A table with its columns aligned, after an empty line.
-fn columns(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
-    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&head]).filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    text.push('\n');
-    for row in [&head].into_iter().chain(&rows) {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
+    columns(text, &["POLICY", "STATE", "VERSION", "DIGEST", "FAILURES", "USED BY"], rows.collect());
 }
 
 #[cfg(test)]
@@ -120,13 +106,15 @@ mod tests {
             "ready": {"ready": true, "draining": false, "version": 7, "applied": 7, "problems": ["config: o.yaml:3:1"]},
             "endpoints": {"web": [{"status": "ready", "in_flight": 2}, {"status": "ejected", "in_flight": 1}], "a": []},
             "policies": [{"name": "p2c", "quarantined": true, "digest": "0123456789abcdef", "failures": 5,
-                          "uses": ["web", "a"]}],
+                          "uses": ["web", "a"]},
+                         {"name": "mine", "digest": "00", "failures": 0, "release": {"name": "mine", "version": 7}}],
         });
         let text = table(&state);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["ready, snapshot 7 of 7", "problem: config: o.yaml:3:1"]);
         assert!(lines.contains(&"SERVICE  READY  EJECTED  DRAINING  DOWN  IN FLIGHT"), "{text}");
         assert!(lines.contains(&"web      1      1        0         0     3"), "{text}");
-        assert!(lines.contains(&"p2c     quarantined  0123456789ab  5         web, a"), "{text}");
+        assert!(lines.contains(&"p2c     quarantined  -        0123456789ab  5         web, a"), "{text}");
+        assert!(lines.contains(&"mine    in force     7        00            0"), "{text}");
     }
 }

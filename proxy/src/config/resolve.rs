@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::diagnostic::{FieldPath, Problems};
 use super::resolved::{
-    Config, ForwardedFields, Limits, Log, LogFormat, Node, PolicyFile, PolicyHost, ServiceSettings,
+    Config, ForwardedFields, Limits, Log, LogFormat, NamedPolicy, Node, PolicyHost, ServiceSettings,
 };
-use super::{builtin_kind, written};
+use super::written;
 
 pub(crate) mod admin;
 pub(crate) mod check;
@@ -30,13 +30,22 @@ const OUTBOUND_PORT: u16 = 15001;
 const DOMAIN: &str = "mesh.internal";
 const WORKERS_DEFAULT_MAX: usize = 2;
 const SERVICES_MAX: usize = 10_000;
-const POLICIES_MAX: usize = 256;
 
 /// Resolves a whole configuration; relative paths start at `base`.
 pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Problems) -> Config {
     let root = &FieldPath::Root;
+    let policy_host_at = &root.field("policy_host");
+    let written_host = written.policy_host.unwrap_or_default();
+    let trusted = policy::keys(
+        written_host.trusted_keys.as_ref(),
+        base,
+        &policy_host_at.field("trusted_keys"),
+        problems,
+    );
     let written_policies = written.policies.unwrap_or_default();
-    let policies = policies(&written_policies, base, &root.field("policies"), problems);
+    let policies_at = &root.field("policies");
+    let policies =
+        policy::named(&written_policies, &trusted.unwrap_or_default(), base, policies_at, problems);
     let defaults = written.defaults.unwrap_or_default();
     let defaults =
         service::settings(defaults, &service::built_in(), &policies, &root.field("defaults"), problems);
@@ -56,6 +65,7 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
     let state_dir =
         registry::state_dir(written.state_dir.as_deref(), base, &root.field("state_dir"), problems);
     let registry = registry::resolve(written.registry, &node, base, &root.field("registry"), problems);
+    policy::refuse_releases_from_files(&policies, &registry.source, policies_at, problems);
     Config {
         node,
         workers: workers(written.workers, &root.field("workers"), problems),
@@ -67,12 +77,7 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         domain: domain(written.domain, &root.field("domain"), problems),
         forwarded: forwarded(written.forwarded),
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
-        policy_host: policy_host(
-            written.policy_host.unwrap_or_default(),
-            base,
-            &root.field("policy_host"),
-            problems,
-        ),
+        policy_host: policy_host(written_host, base, policy_host_at, problems),
         policies,
         defaults,
         services,
@@ -241,30 +246,10 @@ fn from_env(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute())
 }
 
-fn policies(
-    written: &BTreeMap<String, written::PolicyFile>,
-    base: &Path,
-    at: &FieldPath<'_>,
-    problems: &mut Problems,
-) -> BTreeMap<String, PolicyFile> {
-    check::count(written.len(), POLICIES_MAX, at, problems);
-    let mut policies = BTreeMap::new();
-    for (name, policy) in written {
-        let at = &at.field(name);
-        check::dns_label_key(name, at, problems);
-        if builtin_kind(name).is_some() {
-            problems.report_key(at, format!("`{name}` is a built-in policy; choose another name"));
-        }
-        let file = file(policy.file.as_deref(), base, &at.field("file"), problems);
-        policies.insert(name.clone(), PolicyFile { file, place: problems.place(&at.field("file")) });
-    }
-    policies
-}
-
 fn services(
     written: BTreeMap<String, written::Service>,
     defaults: &ServiceSettings,
-    policies: &BTreeMap<String, PolicyFile>,
+    policies: &BTreeMap<String, NamedPolicy>,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> BTreeMap<String, ServiceSettings> {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::release::Trust;
 use crate::tls;
 
 mod registry;
@@ -28,7 +29,7 @@ pub struct Config {
     pub outbound: Vec<SocketAddr>,
     pub admin: Admin,
     pub registry: Registry,
-    /// The last good catalogue is kept here; `None` keeps none.
+    /// The last good catalogue and releases are kept here; `None` keeps none.
     pub state_dir: Option<PathBuf>,
     pub log: Log,
     /// `SERVICE.<domain>` names the service as well as `SERVICE`.
@@ -36,8 +37,8 @@ pub struct Config {
     pub forwarded: ForwardedFields,
     pub limits: Limits,
     pub policy_host: PolicyHost,
-    /// Policies given by file; the built-in ones need no entry. Keys never clash with built-in names.
-    pub policies: BTreeMap<String, PolicyFile>,
+    /// Policies that do not come with the program. Keys never clash with built-in names.
+    pub policies: BTreeMap<String, NamedPolicy>,
     /// For services without an entry of their own.
     pub defaults: ServiceSettings,
     pub services: BTreeMap<String, ServiceSettings>,
@@ -54,6 +55,14 @@ impl Config {
             RegistrySource::Consul(consul) => consul.tls.as_ref().map(|tls| ("registry.consul.tls", tls)),
         };
         registry.into_iter()
+    }
+
+    /// Policies that are followed in the registry, by the names they have here.
+    pub fn releases(&self) -> impl Iterator<Item = (&str, &Release)> {
+        self.policies.iter().filter_map(|(name, policy)| match &policy.origin {
+            PolicyOrigin::Release(release) => Some((name.as_str(), release)),
+            PolicyOrigin::File(_) => None,
+        })
     }
 
     /// Every place that names a policy.
@@ -178,11 +187,28 @@ pub struct PolicyHost {
     pub quarantine_window: Duration,
 }
 
-/// A named policy whose component is read from a watched file.
+/// A policy of the operator's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyFile {
-    pub file: PathBuf,
+pub struct NamedPolicy {
+    pub origin: PolicyOrigin,
     pub place: Place,
+}
+
+/// Where its component comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyOrigin {
+    /// Watched.
+    File(PathBuf),
+    /// Followed in the registry, which is not a file then.
+    Release(Release),
+}
+
+/// A release that is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// As it was published.
+    pub name: String,
+    pub trust: Trust,
 }
 
 /// Where in a file something was written, for messages.
@@ -228,8 +254,8 @@ pub struct ServiceSettings {
 pub struct PolicyUse {
     /// A built-in name or a key of `Config::policies`.
     pub policy: String,
-    /// JSON text, an object.
-    pub config: String,
+    /// JSON text, an object. `None`: what was published with the policy, or an empty one.
+    pub config: Option<String>,
     /// Of the policy's name or configuration: the place shown when the policy refuses it.
     pub place: Place,
 }

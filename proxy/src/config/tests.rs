@@ -38,7 +38,7 @@ fn fills_in_every_default() {
     assert!(config.policy_host.direct_calls);
     assert_eq!(config.policy_host.quarantine_failures, 5);
     assert_eq!(config.defaults.balancer.policy, "p2c");
-    assert_eq!(config.defaults.balancer.config, "{}");
+    assert_eq!(config.defaults.balancer.config, None);
     assert_eq!(config.defaults.retry, Retry { attempts: 2, statuses: vec![] });
     assert!(config.services.is_empty() && config.routes.is_empty() && config.policies.is_empty());
 }
@@ -104,10 +104,11 @@ fn reads_everything() {
     assert_eq!(config.policy_host.component_bytes_max, 1 << 20);
     assert_eq!(config.policy_host.call_budget, Duration::from_micros(500));
     assert!(!config.policy_host.direct_calls);
-    assert_eq!(config.policies["my-p2c"].file, PathBuf::from("/etc/outrigger/./my_p2c.wasm"));
+    let file = PathBuf::from("/etc/outrigger/./my_p2c.wasm");
+    assert_eq!(config.policies["my-p2c"].origin, PolicyOrigin::File(file));
     let web = &config.services["web"];
     let maglev = r#"{"table_size":65537,"nested":[1,2.5,"x",null,true]}"#;
-    assert_eq!(web.balancer.config, maglev);
+    assert_eq!(web.balancer.config.as_deref(), Some(maglev));
     assert_eq!(web.hash_key, HashKey::Header("x-user".into()));
     assert_eq!(web.timeouts.connect, Duration::from_millis(500), "from defaults");
     assert_eq!(web.timeouts.idle, Duration::from_secs(3600));
@@ -131,7 +132,7 @@ fn reads_routes_in_order() {
     let RouteAction::Router { policy, backends, hash_key } = &canary.action else { panic!("asks a router") };
     assert_eq!(backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["zeta", "alpha"]);
     assert_eq!(*hash_key, HashKey::Cookie("id".into()));
-    assert_eq!(policy.config, r#"{"percent":5}"#);
+    assert_eq!(policy.config.as_deref(), Some(r#"{"percent":5}"#));
     assert_eq!(policy.place.to_string(), "o.yaml:43:15");
 }
 
@@ -337,7 +338,7 @@ fn an_error_is_not_repeated_where_it_is_used() {
 fn policies_of_your_own_serve_either_kind() {
     let text = "policies: {mine: {file: /x.wasm}}\nservices: {a: {balancer: mine}}\nroutes: [{router: mine, backends: {a: a}}]";
     let config = read(&format!("{MINIMAL}{text}"));
-    assert_eq!(config.policies["mine"].file, PathBuf::from("/x.wasm"));
+    assert_eq!(config.policies["mine"].origin, PolicyOrigin::File(PathBuf::from("/x.wasm")));
     assert_eq!(errors_with(&text.replace("balancer: mine", "balancer: mien")).len(), 1);
 }
 
@@ -520,4 +521,46 @@ fn reports_what_is_wrong_with_tls_to_a_registry() {
     assert!(plain.contains("4:10: registry.etcd.tls: no endpoint begins with `https://`"), "{plain}");
     let mixed = endpoints("'https://10.0.0.1:2379', 'http://10.0.0.2:2379'", "ca_file: no.pem");
     assert!(mixed.contains("3:42: registry.etcd.endpoints[1]: `http` beside `https`"), "{mixed}");
+}
+
+#[test]
+fn a_release_says_what_it_takes() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let key = crate::release::SigningKey::generate().unwrap().0.public();
+    std::fs::write(directory.path().join("ours.pub"), key.pem()).unwrap();
+    let read = |rest: &str| {
+        let text = format!("registry: {{etcd: {{endpoints: 'http://127.0.0.1:2379'}}}}\n{rest}");
+        parse(&text, "o.yaml", directory.path()).map_err(|errors| errors[0].to_string())
+    };
+    let config =
+        read("policies: {mine: {release: theirs, at_least: 3, keys: ours.pub}, other: {release: other}}");
+    let config = config.unwrap();
+    let release = |config: &Config, name: &str| match &config.policies[name].origin {
+        PolicyOrigin::Release(release) => release.clone(),
+        PolicyOrigin::File(file) => panic!("{}", file.display()),
+    };
+    let mine = release(&config, "mine");
+    assert_eq!(
+        (mine.name.as_str(), mine.trust.at_least, &*mine.trust.keys),
+        ("theirs", 3, &[key.clone()][..])
+    );
+    assert!(release(&config, "other").trust.keys.is_empty());
+    let config = read("policy_host: {trusted_keys: [ours.pub]}\npolicies: {mine: {release: mine}}").unwrap();
+    assert_eq!(*release(&config, "mine").trust.keys, [key]);
+
+    std::fs::write(directory.path().join("none.pub"), "junk").unwrap();
+    for (wrong, message) in [
+        ("policies: {mine: {release: mine, file: a.wasm}}", "`file` and `release` exclude each other"),
+        ("policies: {mine: {release: Mine}}", "`Mine` cannot be a name"),
+        ("policies: {mine: {release: mine, keys: []}}", "an empty list; leave it out"),
+        ("policies: {mine: {release: mine, keys: none.pub}}", "none.pub: no PEM block `PUBLIC KEY` in it"),
+        ("policy_host: {trusted_keys: gone.pub}", "gone.pub: No such file"),
+    ] {
+        let error = read(wrong).expect_err(wrong);
+        assert!(error.contains(message), "{error}");
+    }
+    let stray = errors_with("policies: {mine: {file: a.wasm, at_least: 3}}");
+    assert!(stray[0].contains("2:43: policies.mine.at_least: `at_least` goes with `release`"), "{stray:?}");
+    let from_a_file = errors_with("policies: {mine: {release: mine}}");
+    assert!(from_a_file[0].contains("2:28: policies.mine.release: releases are kept by"), "{from_a_file:?}");
 }

@@ -36,8 +36,8 @@ pub(crate) struct Config {
     /// Where services and their endpoints come from.
     #[schemars(required)]
     pub(crate) registry: Option<Registry>,
-    /// Where the last good catalogue of a network registry is kept, for a start without it; `none` keeps none.
-    /// Default: /var/lib/outrigger for root, otherwise $XDG_STATE_HOME/outrigger or ~/.local/state/outrigger.
+    /// Where the last good catalogue and releases of a network registry are kept, for a start without it; `none` keeps
+    /// none. Default: /var/lib/outrigger for root, otherwise $XDG_STATE_HOME/outrigger or ~/.local/state/outrigger.
     pub(crate) state_dir: Option<String>,
     /// `SERVICE.<domain>` names a service as well as `SERVICE`. Default: mesh.internal.
     pub(crate) domain: Option<String>,
@@ -50,7 +50,7 @@ pub(crate) struct Config {
     /// How policies are kept in check.
     pub(crate) policy_host: Option<PolicyHost>,
     /// Policies of your own, by name.
-    pub(crate) policies: Option<BTreeMap<String, PolicyFile>>,
+    pub(crate) policies: Option<BTreeMap<String, Policy>>,
     /// Settings of every service, unless it has its own.
     pub(crate) defaults: Option<Service>,
     /// Settings by service; what is left out comes from `defaults`.
@@ -150,6 +150,9 @@ pub(crate) struct PolicyHost {
     /// Calls the core module of a policy directly where its component has the usual shape, at a third of the cost;
     /// `false` goes through the component always. Default: true.
     pub(crate) direct_calls: Option<bool>,
+    /// Files with public keys (`outrigger policy keygen`), one or a list: releases that none of them has signed are
+    /// refused. Files and what comes through the admin interface need no signature. Default: releases need none.
+    pub(crate) trusted_keys: Option<OneOrMany>,
     /// When a failing policy is taken out of service.
     pub(crate) quarantine: Option<Quarantine>,
 }
@@ -164,13 +167,20 @@ pub(crate) struct Quarantine {
     pub(crate) window: Option<Span>,
 }
 
-/// A policy read from a file.
+/// A policy of your own: either a file, or a release in the registry.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PolicyFile {
+pub(crate) struct Policy {
     /// A WebAssembly component, or a core module made for Outrigger; it is watched. Relative to this file.
-    #[schemars(required)]
     pub(crate) file: Option<String>,
+    /// What `outrigger policy push --name` published in the registry under this name: the version in force there is
+    /// followed. Until it has come, the proxy's own balancer serves in its place.
+    pub(crate) release: Option<String>,
+    /// With `release`: the lowest version that is accepted. Default: 0.
+    pub(crate) at_least: Option<u64>,
+    /// With `release`: files with public keys, one or a list, one of which must have signed it. Default:
+    /// `policy_host.trusted_keys`.
+    pub(crate) keys: Option<OneOrMany>,
 }
 
 /// A policy and its configuration.
@@ -180,7 +190,7 @@ pub(crate) struct PolicyUse {
     /// A built-in policy or one of `policies`.
     #[schemars(required)]
     pub(crate) policy: Option<String>,
-    /// Given to the policy as it is.
+    /// Given to the policy as it is. Default: what was published with its release, or an empty mapping.
     pub(crate) config: Option<Map<String, Value>>,
 }
 

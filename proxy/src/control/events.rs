@@ -18,13 +18,15 @@ use super::registry::guard::Key;
 use super::sources::{self, Broken, Reloaded};
 use super::watch::Watcher;
 use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
-use crate::config::{Diagnostic, RegistrySource};
+use crate::config::{Diagnostic, PolicyOrigin, RegistrySource};
 use crate::link::{Command, Report};
 use crate::snapshot::Catalogue;
 use crate::tls::ClientConfig;
 use catalogue::Network;
+use releases::Releases;
 
 mod catalogue;
+mod releases;
 mod reload;
 
 /// Requests to change something that may wait.
@@ -50,6 +52,7 @@ struct Events {
     effective: HashMap<Subject, u64>,
     /// With a registry over the network.
     network: Option<Network>,
+    releases: Option<Releases>,
 }
 
 /// What slow work is about.
@@ -90,7 +93,7 @@ enum Ended {
 
 /// See `Control::start`.
 pub(super) async fn start(options: Options) -> Result<Control, StartError> {
-    let Options { config_path, config, engine, metrics, workers, mut reports } = options;
+    let Options { config_path, config, engine, metrics, workers, reports } = options;
     let config = Arc::new(config);
     // Before anything is read, so that no change goes unseen.
     let files = sources::files(&config_path, &config);
@@ -114,41 +117,62 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
         Some((catalogue, age)) => {
             state.catalogue = catalogue;
             state.confirmed.before_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            state.apply(change).await?;
+            state.apply_sparing(change, true).await?;
         }
         None => state.waiting = Some(change),
     }
     let registration = Registration::start(&state.config, &state.metrics);
     let network = Network::start(&mut state);
-
-    let (asks, mut asked) = mpsc::channel(ASKS_MAX);
-    let (results, mut ended) = mpsc::channel(RESULTS_MAX);
+    let releases = Releases::start(&state);
+    let reporting = releases.as_ref().map(|releases| releases.reporting.clone());
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let (results, ended) = mpsc::channel(RESULTS_MAX);
     let (status, status_seen) = watch::channel(Arc::new(state.status()));
     let effective = HashMap::new();
-    let mut events =
-        Events { state, config_path, watcher, files, results, status, started: 0, effective, network };
+    let mut events = Events {
+        state,
+        config_path,
+        watcher,
+        files,
+        results,
+        status,
+        started: 0,
+        effective,
+        network,
+        releases,
+    };
     // It was read before it was watched, and so were the files that it names.
     events.config_changed();
     events.certificates_changed(|_| true);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                Some(report) = reports.recv() => events.report(report).await,
-                Some(slow) = ended.recv() => events.ended(slow).await,
-                batch = catalogue::heard(&mut events.network) => events.heard(batch).await,
-                files = events.watcher.changed() => files.iter().for_each(|file| events.changed(file)),
-                ask = asked.recv() => match ask {
-                    Some(ask) => events.asked(ask).await,
-                    None => return,
-                },
-            }
-            events.status.send_replace(Arc::new(events.state.status()));
-        }
-    });
-    Ok(Control { asks, snapshots: snapshots_seen, status: status_seen, applied, registration })
+    events.follow_releases();
+    tokio::spawn(events.run(reports, ended, asked));
+    Ok(Control { asks, snapshots: snapshots_seen, status: status_seen, applied, registration, reporting })
 }
 
 impl Events {
+    async fn run(
+        mut self,
+        mut reports: mpsc::Receiver<Report>,
+        mut ended: mpsc::Receiver<Slow>,
+        mut asked: mpsc::Receiver<Ask>,
+    ) {
+        loop {
+            tokio::select! {
+                Some(report) = reports.recv() => self.report(report).await,
+                Some(slow) = ended.recv() => self.ended(slow).await,
+                batch = catalogue::heard(&mut self.network) => self.heard(batch).await,
+                said = releases::said(&mut self.releases) => self.release_said(said),
+                files = self.watcher.changed() => files.iter().for_each(|file| self.changed(file)),
+                ask = asked.recv() => match ask {
+                    Some(ask) => self.asked(ask).await,
+                    None => return,
+                },
+            }
+            self.settle_releases();
+            self.status.send_replace(Arc::new(self.state.status()));
+        }
+    }
+
     async fn report(&mut self, report: Report) {
         match report {
             Report::Applied { worker, version } => self.state.note_applied(worker, version),
@@ -170,7 +194,8 @@ impl Events {
             self.slowly(async move { Ended::Registry(sources::catalogue(path).await) });
         }
         self.certificates_changed(|own| own == file);
-        for (name, _) in config.policies.iter().filter(|(_, policy)| policy.file == *file) {
+        let origin = PolicyOrigin::File(file.to_owned());
+        for (name, _) in config.policies.iter().filter(|(_, policy)| policy.origin == origin) {
             self.load_file(name, file);
         }
     }
@@ -267,6 +292,10 @@ impl Events {
             return;
         }
         let digest = version.digest();
+        let released = match &version.source {
+            Source::Release(released) => format!("{released}: "),
+            Source::Builtin | Source::File(_) | Source::Admin => String::new(),
+        };
         let versions = HashMap::from([(Arc::clone(&policy), version)]);
         match self.state.apply(Change { versions, ..Change::default() }).await {
             Ok(version) => {
@@ -289,12 +318,12 @@ impl Events {
                 if let ApplyError::Refused(refused) = &error {
                     self.state.note_refusals(refused);
                 }
-                self.refused(&policy, error.to_string(), reply);
+                self.refused(&policy, format!("{released}{error}"), reply);
             }
         }
     }
 
-    fn not_loaded(&mut self, policy: &str, error: &LoadError, reply: Option<Reply>) {
+    fn not_loaded(&mut self, policy: &Arc<str>, error: &LoadError, reply: Option<Reply>) {
         self.state.metrics.policy_refusals.with_label_values(&[policy]).inc();
         let reason = match place_of(&self.state.config, policy).filter(|_| reply.is_none()) {
             Some(place) => format!("{place}: {error}"),
@@ -303,8 +332,11 @@ impl Events {
         self.refused(policy, reason, reply);
     }
 
-    fn refused(&mut self, policy: &str, reason: String, reply: Option<Reply>) {
-        tracing::error!(policy, reason, "policy refused, the version before stays in force");
+    fn refused(&mut self, policy: &Arc<str>, reason: String, reply: Option<Reply>) {
+        if reply.is_none() {
+            self.release_unproven(policy, &reason);
+        }
+        tracing::error!(policy = &**policy, reason, "policy refused, the version before stays in force");
         self.state.faults.refused(policy, reason.clone());
         reply.into_iter().for_each(|reply| answer(reply, Err(Denied::Refused(reason.clone()))));
     }
@@ -319,12 +351,12 @@ impl Events {
 
     fn load_file(&mut self, policy: &str, file: &Path) {
         let (engine, limit) = (self.state.engine.clone(), self.state.config.policy_host.component_bytes_max);
-        let (policy, source) = (Arc::<str>::from(policy), Source::File(file.to_owned()));
+        let (policy, file) = (Arc::<str>::from(policy), file.to_owned());
         // In quarantine, even the same component gets another chance.
         let serves = self.state.policies.entry(&policy).filter(|entry| !entry.quarantined);
         let in_force = serves.map(|entry| entry.current.digest());
         self.slowly(async move {
-            let version = policies::load(engine, Arc::clone(&policy), source, limit, in_force).await;
+            let version = policies::load_file(engine, file, limit, in_force).await;
             Ended::Policy { policy, version, reply: None }
         });
     }

@@ -69,7 +69,7 @@ pub(crate) fn config() -> Config {
 
 pub(crate) fn used(policy: &str) -> PolicyUse {
     let place = Place { file: "test.yaml".into(), line: 7, column: 3 };
-    PolicyUse { policy: policy.into(), config: "{}".into(), place }
+    PolicyUse { policy: policy.into(), config: None, place }
 }
 
 /// A route for all requests.

@@ -3,7 +3,6 @@
 //! Owned by the control loop alone. Nothing here blocks: components are loaded by `load` on the blocking pool, and a
 //! version enters the store only after it has been proven in all its uses and published.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::File;
@@ -13,8 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::publish::{Pin, Pins};
+use super::releases::Released;
 use crate::clock;
-use crate::config::{Config, PolicyHost};
+use crate::config::{Config, PolicyHost, PolicyOrigin, Release};
 use crate::policy::{Compiled, Engine, Failure, PolicyMetrics, Refusal, builtin};
 use crate::snapshot::Digest;
 
@@ -58,6 +58,15 @@ pub enum Source {
     File(PathBuf),
     /// Pushed through the admin interface; forgotten at the next start.
     Admin,
+    Release(Arc<Released>),
+}
+
+/// Where the configuration says that a policy comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Builtin,
+    File(PathBuf),
+    Release(Release),
 }
 
 /// Why there is no component to try.
@@ -67,6 +76,10 @@ pub enum LoadError {
     Read { path: PathBuf, error: std::io::Error },
     #[error("there is no policy of this name")]
     Unknown,
+    #[error("{0}: {1}")]
+    Release(Arc<Released>, Refusal),
+    #[error("{0}")]
+    NotHeard(String),
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("loading it ended in a panic, which is a fault of this program")]
@@ -93,8 +106,10 @@ pub enum NoVersion {
 }
 
 impl Policies {
-    pub fn pins(&self) -> Pins {
-        self.entries.iter().map(|(name, entry)| (Arc::clone(name), entry.pin())).collect()
+    /// Of all that are known, and of releases that this configuration waits for.
+    pub fn pins(&self, config: &Config) -> Pins {
+        let absent = config.releases().map(|(name, _)| (Arc::from(name), Pin::absent()));
+        absent.chain(self.entries.iter().map(|(name, entry)| (Arc::clone(name), entry.pin()))).collect()
     }
 
     pub fn entry(&self, name: &str) -> Option<&Entry> {
@@ -107,10 +122,8 @@ impl Policies {
 
     /// The pin that a version would get if it came into force.
     pub fn pin_of(&self, name: &str, version: &Version) -> Pin {
-        Pin {
-            digest: version.compiled.digest(),
-            epoch: self.entries.get(name).map_or(1, |entry| entry.epoch + 1),
-        }
+        let epoch = self.entries.get(name).map_or(1, |entry| entry.epoch + 1);
+        version.pin(epoch)
     }
 
     /// The numbers kept for a policy, or fresh ones for a name not seen before.
@@ -193,7 +206,7 @@ impl Entry {
     }
 
     pub fn pin(&self) -> Pin {
-        Pin { digest: self.current.compiled.digest(), epoch: self.epoch }
+        self.current.pin(self.epoch)
     }
 
     fn verdict(&mut self, host: &PolicyHost) -> Verdict {
@@ -222,6 +235,14 @@ impl Version {
     pub fn digest(&self) -> Digest {
         self.compiled.digest()
     }
+
+    fn pin(&self, epoch: u64) -> Pin {
+        let configuration = match &self.source {
+            Source::Release(released) => released.configuration.clone(),
+            Source::Builtin | Source::File(_) | Source::Admin => None,
+        };
+        Pin { digest: self.digest(), epoch, configuration }
+    }
 }
 
 impl fmt::Display for Source {
@@ -230,6 +251,7 @@ impl fmt::Display for Source {
             Self::Builtin => f.write_str("builtin"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Admin => f.write_str("admin"),
+            Self::Release(released) => released.fmt(f),
         }
     }
 }
@@ -240,33 +262,49 @@ pub fn is_known(config: &Config, name: &str) -> bool {
 }
 
 /// Where the configuration says that a policy comes from.
-pub fn source_of(config: &Config, name: &str) -> Option<Source> {
-    match config.policies.get(name) {
-        Some(policy) => Some(Source::File(policy.file.clone())),
-        None => builtin::bytes(name).map(|_| Source::Builtin),
+pub fn origin_of(config: &Config, name: &str) -> Option<Origin> {
+    match config.policies.get(name).map(|policy| &policy.origin) {
+        Some(PolicyOrigin::File(file)) => Some(Origin::File(file.clone())),
+        Some(PolicyOrigin::Release(release)) => Some(Origin::Release(release.clone())),
+        None => builtin::bytes(name).map(|_| Origin::Builtin),
     }
 }
 
+/// Compiles a built-in policy, on the blocking pool.
+pub async fn load_builtin(engine: Engine, name: Arc<str>) -> Result<Version, LoadError> {
+    let job = move || {
+        let bytes = builtin::bytes(&name).ok_or(LoadError::Unknown)?;
+        Ok(Version::new(engine.load(bytes)?, Source::Builtin))
+    };
+    tokio::task::spawn_blocking(job).await.unwrap_or(Err(LoadError::Panicked))
+}
+
 /// Reads and compiles, on the blocking pool. `None` if it is the component in force already, which saves compiling.
-pub async fn load(
+pub async fn load_file(
     engine: Engine,
-    name: Arc<str>,
-    source: Source,
+    path: PathBuf,
     limit: usize,
     in_force: Option<Digest>,
 ) -> Result<Option<Version>, LoadError> {
     let job = move || {
-        let bytes = match &source {
-            Source::Builtin => builtin::bytes(&name).ok_or(LoadError::Unknown)?.into(),
-            Source::File(path) => {
-                Cow::from(read(path, limit).map_err(|error| LoadError::Read { path: path.clone(), error })?)
-            }
-            Source::Admin => return Err(LoadError::Unknown),
-        };
+        let bytes = read(&path, limit).map_err(|error| LoadError::Read { path: path.clone(), error })?;
         if in_force == Some(Digest::of(&bytes)) {
             return Ok(None);
         }
-        Ok(Some(Version::new(engine.load(&bytes)?, source)))
+        Ok(Some(Version::new(engine.load(&bytes)?, Source::File(path))))
+    };
+    tokio::task::spawn_blocking(job).await.unwrap_or(Err(LoadError::Panicked))
+}
+
+/// Compiles what has been verified, on the blocking pool.
+pub async fn load_release(
+    engine: Engine,
+    released: Arc<Released>,
+    component: bytes::Bytes,
+) -> Result<Version, LoadError> {
+    let job = move || match engine.load(&component) {
+        Ok(compiled) => Ok(Version::new(compiled, Source::Release(released))),
+        Err(refusal) => Err(LoadError::Release(released, refusal)),
     };
     tokio::task::spawn_blocking(job).await.unwrap_or(Err(LoadError::Panicked))
 }

@@ -38,10 +38,19 @@ struct Part {
 }
 
 /// Which component serves a policy name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     pub digest: Digest,
     pub epoch: u64,
+    /// Published with it, for uses that have none of their own.
+    pub configuration: Option<Arc<str>>,
+}
+
+impl Pin {
+    /// Of a release that has not come yet: no component has this digest, so no place gets an instance.
+    pub fn absent() -> Self {
+        Self { digest: Digest([0; 32]), epoch: 0, configuration: None }
+    }
 }
 
 /// By policy name.
@@ -291,7 +300,7 @@ impl Pools<'_> {
 
     fn pinned(&self, used: &PolicyUse) -> Result<PolicyRef, Unpinned> {
         let pin = self.pins.get(used.policy.as_str()).ok_or_else(|| Unpinned(used.policy.clone()))?;
-        Ok(PolicyRef::new(used, pin.digest, pin.epoch))
+        Ok(PolicyRef::new(used, pin.digest, pin.epoch, pin.configuration.as_ref()))
     }
 
     /// The old list, if the service's members or at least those in this pool are the same.

@@ -20,6 +20,7 @@ use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
 use crate::snapshot::{Catalogue, Digest, Snapshot};
 
 mod notes;
+mod sparing;
 
 pub use notes::Confirmed;
 
@@ -57,7 +58,7 @@ pub(super) struct Reconciler {
 }
 
 /// What is to be different beside the catalogue. What is `None` or absent stays.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Change {
     pub(super) config: Option<Arc<Config>>,
     pub(super) versions: HashMap<Arc<str>, Version>,
@@ -91,26 +92,30 @@ impl Reconciler {
     /// What the catalogue has `touched` comes along; that alone is not held up by a policy: a place without an instance is served by the
     /// fallback, and the refusal is reported.
     pub(super) async fn apply(&mut self, change: Change) -> Result<u64, ApplyError> {
-        if let Some(waiting) = &mut self.waiting {
-            waiting.config = change.config.or(waiting.config.take());
-            waiting.versions.extend(change.versions);
-            return Ok(0);
-        }
+        let Some(change) = self.unless_waiting(change) else { return Ok(0) };
         let operators = change.config.is_some() || !change.versions.is_empty();
         self.apply_as(change, operators).await
+    }
+
+    /// Without a catalogue, a change becomes a part of what the first snapshot will be made of.
+    fn unless_waiting(&mut self, change: Change) -> Option<Change> {
+        let Some(waiting) = &mut self.waiting else { return Some(change) };
+        waiting.config = change.config.or(waiting.config.take());
+        waiting.versions.extend(change.versions);
+        None
     }
 
     /// The first snapshot, now that there is a catalogue. It cannot be refused: there is nothing else to serve.
     pub(super) async fn apply_waiting(&mut self) -> Result<u64, ApplyError> {
         let change = self.waiting.take().unwrap_or_default();
-        self.apply_as(change, false).await
+        self.apply_sparing(change, false).await
     }
 
     async fn apply_as(&mut self, change: Change, operators: bool) -> Result<u64, ApplyError> {
         let moved = change.config.is_some() || !change.versions.is_empty() || self.rebuild;
         let config = change.config.unwrap_or_else(|| Arc::clone(&self.config));
         let tried = self.tried(&config, change.versions);
-        let mut pins = self.policies.pins();
+        let mut pins = self.policies.pins(&config);
         pins.extend(tried.iter().map(|(name, (v, _))| (Arc::clone(name), self.policies.pin_of(name, v))));
         let old = self.world.clone();
         let patched = old.as_deref().filter(|_| !moved);
@@ -242,6 +247,7 @@ impl Reconciler {
             }
             let digest = version.digest();
             info.with_label_values(&[&*name, &digest.to_string()]).set(1);
+            self.note_release(&name, &version);
             self.metrics.policy_quarantined.with_label_values(&[&name]).set(0);
             tracing::info!(policy = &*name, %digest, source = %version.source, "policy in force");
             self.policies.adopt(&name, version, metrics);

@@ -18,6 +18,7 @@ pub mod file;
 pub mod guard;
 pub mod http;
 pub mod instance;
+pub mod kv;
 pub mod saved;
 
 pub use instance::Load;

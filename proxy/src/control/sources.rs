@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::policies::{self, LoadError, Version};
+use super::policies::{self, LoadError, Origin, Version};
 use super::prepare::Refused;
 use super::reconcile::place_of;
-use super::registry;
-use crate::config::{self, Config, Diagnostic, RegistrySource};
+use super::{registry, releases};
+use crate::config::{self, Config, Diagnostic, PolicyOrigin, RegistrySource};
 use crate::policy::Engine;
 use crate::snapshot::Catalogue;
 use crate::tls::{self, ClientConfig};
@@ -42,7 +42,10 @@ pub(super) fn files(config_path: &Path, config: &Config) -> BTreeSet<PathBuf> {
         RegistrySource::File(path) => Some(path.clone()),
         RegistrySource::Etcd(_) | RegistrySource::Consul(_) => None,
     };
-    let policies = config.policies.values().map(|policy| policy.file.clone());
+    let policies = config.policies.values().filter_map(|policy| match &policy.origin {
+        PolicyOrigin::File(file) => Some(file.clone()),
+        PolicyOrigin::Release(_) => None,
+    });
     let tls = config.tls_clients().flat_map(|(_, client)| client.files().map(Path::to_owned));
     policies.chain([config_path.to_owned()]).chain(registry).chain(tls).collect()
 }
@@ -89,7 +92,7 @@ pub(super) async fn reload(
         .map_err(|problems| broken(problems.iter().map(ToString::to_string).collect(), BTreeSet::new()))?;
     let mut names = needed(&config);
     names.retain(|name| {
-        !known.contains(name) || policies::source_of(&before, name) != policies::source_of(&config, name)
+        !known.contains(name) || policies::origin_of(&before, name) != policies::origin_of(&config, name)
     });
     let config = Arc::new(config);
     let versions = load_all(&engine, Arc::clone(&config), names);
@@ -109,24 +112,20 @@ pub(super) async fn load_all(
     config: Arc<Config>,
     names: BTreeSet<Arc<str>>,
 ) -> Result<Versions, Vec<String>> {
-    let limit = config.policy_host.component_bytes_max;
     let mut loading = JoinSet::new();
     for name in names {
-        let source = policies::source_of(&config, &name);
-        let engine = engine.clone();
-        loading.spawn(async move {
-            let version = match source {
-                Some(source) => policies::load(engine, Arc::clone(&name), source, limit, None).await,
-                None => Err(LoadError::Unknown),
-            };
-            (name, version)
-        });
+        let (engine, config) = (engine.clone(), Arc::clone(&config));
+        loading.spawn(async move { (Arc::clone(&name), load(engine, &config, name).await) });
     }
     let mut versions = HashMap::new();
     let mut problems = Vec::new();
     while let Some(ended) = loading.join_next().await {
         match ended {
             Ok((name, Ok(version))) => versions.extend(version.map(|version| (name, version))),
+            // It is followed, and comes into force when it can.
+            Ok((name, Err(error @ (LoadError::NotHeard(_) | LoadError::Release(..))))) => {
+                tracing::warn!(policy = &*name, %error, "a release is not there yet; the fallback serves");
+            }
             Ok((name, Err(error))) => {
                 let place = place_of(&config, &name).unwrap_or_default();
                 problems.push(format!("{place}: policy `{name}`: {error}"));
@@ -136,6 +135,20 @@ pub(super) async fn load_all(
     }
     problems.sort();
     if problems.is_empty() { Ok(versions) } else { Err(problems) }
+}
+
+/// From where the configuration says.
+async fn load(engine: Engine, config: &Config, name: Arc<str>) -> Result<Option<Version>, LoadError> {
+    let limit = config.policy_host.component_bytes_max;
+    match policies::origin_of(config, &name) {
+        Some(Origin::Builtin) => policies::load_builtin(engine, name).await.map(Some),
+        Some(Origin::File(path)) => policies::load_file(engine, path, limit, None).await,
+        Some(Origin::Release(release)) => {
+            let fetched = releases::first(config, &release).await.map_err(LoadError::NotHeard)?;
+            policies::load_release(engine, fetched.released, fetched.component).await.map(Some)
+        }
+        None => Err(LoadError::Unknown),
+    }
 }
 
 /// Takes over what cannot change while the process runs, and names the fields that wait.

@@ -6,10 +6,11 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::policies::{Entry, Version};
+use super::policies::{Entry, Source, Version};
 use super::prepare;
 use super::publish::World;
 use super::reconcile::{Confirmed, Reconciler};
+use super::releases::Released;
 use crate::config::{Config, RegistrySource};
 use crate::link::Slot;
 use crate::metrics::unix_seconds;
@@ -50,6 +51,8 @@ pub struct PolicyStatus {
     pub name: String,
     pub source: String,
     pub digest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseStatus>,
     pub epoch: u64,
     /// In force since, in seconds since 1970.
     pub since: f64,
@@ -64,6 +67,16 @@ pub struct PolicyStatus {
     pub last_failure: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refusal: Option<RefusalStatus>,
+}
+
+/// Where a policy comes from the registry.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReleaseStatus {
+    pub name: String,
+    pub version: u64,
+    /// That signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -89,6 +102,8 @@ pub(super) struct Faults {
     pub(super) stale: Option<String>,
     /// Certificates and keys that cannot be used, by the field that names them.
     pub(super) tls: BTreeMap<&'static str, String>,
+    /// Releases cannot be followed.
+    pub(super) releases: Option<String>,
     /// More services than instances can be made for.
     pub(super) crowded: bool,
     /// Fields of the configuration that wait for a restart.
@@ -106,6 +121,11 @@ impl Faults {
     /// A version is wanted that the policy's host or one of its uses refused.
     pub(super) fn refused(&mut self, policy: &str, message: String) {
         self.note_refusal(policy, message.clone());
+        self.policies.insert(policy.into(), message);
+    }
+
+    /// A version is wanted, and there is none.
+    pub(super) fn missing(&mut self, policy: &str, message: String) {
         self.policies.insert(policy.into(), message);
     }
 
@@ -129,11 +149,12 @@ impl Faults {
         let config = self.config.iter().map(|text| format!("configuration: {text}"));
         let registry = self.registry.iter().chain(&self.stale).map(|text| format!("registry: {text}"));
         let tls = self.tls.iter().map(|(field, text)| format!("{field}: {text}"));
+        let releases = self.releases.iter().map(|text| format!("releases: {text}"));
         let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
         let restart =
             self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
         let crowded = self.crowded.then(|| CROWDED.to_owned());
-        config.chain(registry).chain(tls).chain(crowded).chain(policies).chain(restart)
+        config.chain(registry).chain(tls).chain(crowded).chain(releases).chain(policies).chain(restart)
     }
 }
 
@@ -177,6 +198,7 @@ impl Reconciler {
             name: name.to_string(),
             source: current.source,
             digest: current.digest,
+            release: ReleaseStatus::of(&entry.current.source),
             epoch: entry.epoch,
             since: current.since,
             roles: roles.into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect(),
@@ -187,6 +209,14 @@ impl Reconciler {
             last_failure: entry.last_failure.clone(),
             last_refusal: self.faults.refusals.get(name).cloned(),
         }
+    }
+}
+
+impl ReleaseStatus {
+    fn of(source: &Source) -> Option<Self> {
+        let Source::Release(released) = source else { return None };
+        let Released { name, version, key, configuration: _ } = &**released;
+        Some(Self { name: name.clone(), version: *version, key: key.clone() })
     }
 }
 

@@ -59,14 +59,14 @@ fn status_shows_services_endpoints_and_policies() {
     };
     assert_eq!(row("web"), ["web", "2", "0", "0", "0", "0"]);
     let policy = row("mine");
-    assert_eq!((policy[1], policy[2]), ("in", "force"));
+    assert_eq!((policy[1], policy[2], policy[3]), ("in", "force", "-"));
     let json: serde_json::Value =
         serde_json::from_str(&run(&["status", "--json", "--admin", &admin], &dir).expect_ok("status").out)
             .expect("JSON");
     assert_eq!(json["endpoints"]["web"].as_array().map(Vec::len), Some(2));
     let mine =
         json["policies"].as_array().expect("a list").iter().find(|p| p["name"] == "mine").expect("mine");
-    assert!(mine["digest"].as_str().expect("a digest").starts_with(policy[3]));
+    assert!(mine["digest"].as_str().expect("a digest").starts_with(policy[4]));
     // A registry that breaks is a problem, not the end.
     proxy.scene.overwrite("services.yaml", b"services: 5");
     wait::until_true("the problem shows", || {

@@ -30,6 +30,8 @@ mod registry_server;
 mod registry_server_clients;
 mod registry_server_crash;
 mod registry_server_dns;
+mod releases;
+mod releases_refused;
 mod routers;
 mod smuggling;
 mod swap;

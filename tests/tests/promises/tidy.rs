@@ -99,7 +99,7 @@ fn worker_control_and_names_never_import_each_other() {
 #[test]
 fn what_all_rest_on_knows_nobody_above() {
     let above = ["crate::worker", "crate::control", "crate::names", "crate::app", "crate::cli"];
-    for room in ["snapshot", "policy", "metrics", "head", "link", "clock", "logging", "tls"] {
+    for room in ["snapshot", "policy", "metrics", "head", "link", "clock", "logging", "release", "tls"] {
         let own = sources("proxy/src")
             .into_iter()
             .filter(|source| !source.is_test() && source.path.starts_with(&format!("proxy/src/{room}")));
@@ -142,6 +142,7 @@ fn foreign_types_stay_in_their_rooms() {
     );
     assert_only_in(&["tls"], &["rustls::", "use rustls"]);
     assert_only_in(&["registry_server/store.rs"], &["redb::"]);
+    assert_only_in(&["release/keys.rs"], &["use ring::"]);
     assert_only_in(&["registry_server/dns"], &["hickory_proto"]);
     assert_only_in(
         &[

@@ -9,7 +9,7 @@ use crate::config::{Config, Place};
 use crate::control::publish::{Pin, Pins, World};
 use crate::head::{HeadLimits, Progress, RequestHead};
 use crate::policy::epoch::thread_cpu_time;
-use crate::snapshot::{Catalogue, Digest, RouteTarget, Snapshot};
+use crate::snapshot::{Catalogue, RouteTarget, Snapshot};
 
 /// A method and a URL, or a URL: `POST http://shop.mesh.internal/cart`. A registry over the network is not asked.
 pub(super) fn trace(request: &str, config: &Config, catalogue: Option<&Catalogue>) -> Result<String, String> {
@@ -19,8 +19,7 @@ pub(super) fn trace(request: &str, config: &Config, catalogue: Option<&Catalogue
     let config = Arc::new(config.clone());
     // Which component serves a policy has no part in routing.
     let names: BTreeSet<&str> = config.policy_uses().map(|used| used.policy.as_str()).collect();
-    let pin = Pin { digest: Digest([0; 32]), epoch: 0 };
-    let pins: Pins = names.into_iter().map(|name| (name.into(), pin)).collect();
+    let pins: Pins = names.into_iter().map(|name| (name.into(), Pin::absent())).collect();
     let world = World::next(None, &config, catalogue.unwrap_or(&Catalogue::default()), &pins)
         .map_err(|e| e.to_string())?;
     let snapshot = &world.snapshot;

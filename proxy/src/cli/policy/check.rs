@@ -1,11 +1,13 @@
 //! `policy check`: everything the proxy would refuse, then the conformance kit on the component itself.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use outrigger_sdk::testing::conformance::{Claims, Report, check_balancer, check_router};
 
 use super::{HostArgs, Role, load, role, say, subject};
+use crate::policy::Compiled;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -28,7 +30,7 @@ pub(super) struct CheckArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Claim {
+pub(super) enum Claim {
     /// Idle endpoints are chosen in proportion to their weights.
     Weighted,
     /// The same hash goes to the same endpoint, and few keys move when one endpoint of 20 comes or goes.
@@ -51,14 +53,23 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<Report> {
     let compiled = load(&args.file, &args.host)?;
-    match role(&compiled, args.role)? {
-        Role::Balancer => {
-            let mut subject = subject::Balancer::new(compiled);
-            Ok(check_balancer(&mut subject, &args.config, &claims(&args.claim)))
-        }
+    let role = role(&compiled, args.role)?;
+    Ok(conformance(&compiled, role, &args.config, (&args.backends, &args.claim)))
+}
+
+/// The kit on one of its roles.
+pub(super) fn conformance(
+    compiled: &Arc<Compiled>,
+    role: Role,
+    config: &str,
+    (backends, claim): (&[String], &[Claim]),
+) -> Report {
+    let compiled = Arc::clone(compiled);
+    match role {
+        Role::Balancer => check_balancer(&mut subject::Balancer::new(compiled), config, &claims(claim)),
         Role::Router => {
-            let backends: Vec<&str> = args.backends.iter().map(String::as_str).collect();
-            Ok(check_router(&mut subject::Router::new(compiled), &args.config, &backends))
+            let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+            check_router(&mut subject::Router::new(compiled), config, &backends)
         }
     }
 }

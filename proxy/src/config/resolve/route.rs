@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::super::builtin::PolicyKind;
 use super::super::diagnostic::{FieldPath, Problems};
-use super::super::resolved::{Backend, HashKey, PolicyFile, Route, RouteAction, RouteMatch};
+use super::super::resolved::{Backend, HashKey, NamedPolicy, Route, RouteAction, RouteMatch};
 use super::super::written;
 use super::{check, policy, service};
 
@@ -15,7 +15,7 @@ const ROUTE_NAME_BYTES_MAX: usize = 100;
 
 pub(super) fn routes(
     written: Vec<written::Route>,
-    policies: &BTreeMap<String, PolicyFile>,
+    policies: &BTreeMap<String, NamedPolicy>,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> Vec<Route> {
@@ -56,7 +56,7 @@ fn name(written: Option<&str>, index: usize, at: &FieldPath<'_>, problems: &mut 
 
 fn action(
     written: &written::Route,
-    policies: &BTreeMap<String, PolicyFile>,
+    policies: &BTreeMap<String, NamedPolicy>,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> RouteAction {

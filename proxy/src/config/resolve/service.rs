@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::builtin::{DEFAULT_BALANCER, PolicyKind};
 use super::super::diagnostic::{FieldPath, Problems};
 use super::super::resolved::{
-    Ejection, HashKey, Place, PolicyFile, PolicyUse, Retry, ServiceSettings, Timeouts,
+    Ejection, HashKey, NamedPolicy, Place, PolicyUse, Retry, ServiceSettings, Timeouts,
 };
 use super::super::written;
 use super::check::{range, span};
@@ -15,11 +15,7 @@ use super::policy;
 /// The settings of a service about which nothing is written.
 pub(super) fn built_in() -> ServiceSettings {
     ServiceSettings {
-        balancer: PolicyUse {
-            policy: DEFAULT_BALANCER.to_owned(),
-            config: "{}".to_owned(),
-            place: Place::default(),
-        },
+        balancer: PolicyUse { policy: DEFAULT_BALANCER.to_owned(), config: None, place: Place::default() },
         hash_key: HashKey::None,
         timeouts: Timeouts {
             connect: Duration::from_secs(1),
@@ -40,7 +36,7 @@ pub(super) fn built_in() -> ServiceSettings {
 pub(super) fn settings(
     written: written::Service,
     base: &ServiceSettings,
-    policies: &BTreeMap<String, PolicyFile>,
+    policies: &BTreeMap<String, NamedPolicy>,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> ServiceSettings {

@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{
-    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat, Node,
-    PolicyFile, PolicyHost, PolicyUse, Retry, Route, RouteAction, RouteMatch, ServiceSettings, Timeouts,
+    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat,
+    NamedPolicy, Node, PolicyHost, PolicyOrigin, PolicyUse, Release, Retry, Route, RouteAction, RouteMatch,
+    ServiceSettings, Timeouts,
 };
+use crate::release::{PublicKey, Trust};
 
 mod registry;
 
@@ -31,9 +33,9 @@ pub(super) fn view(config: &Config) -> Value {
         services,
         routes,
     } = config;
-    let policies: BTreeMap<&str, String> = policies
+    let policies: BTreeMap<&str, Value> = policies
         .iter()
-        .map(|(name, PolicyFile { file, place: _ })| (name.as_str(), file.display().to_string()))
+        .map(|(name, NamedPolicy { origin, place: _ })| (name.as_str(), origin_view(origin)))
         .collect();
     let services: BTreeMap<&str, Value> =
         services.iter().map(|(name, settings)| (name.as_str(), settings_view(settings))).collect();
@@ -130,8 +132,19 @@ fn settings_view(settings: &ServiceSettings) -> Value {
 
 fn use_view(PolicyUse { policy, config, place }: &PolicyUse) -> Value {
     // It is JSON: the configuration was read from YAML and written as such.
-    let config: Value = serde_json::from_str(config).unwrap_or_else(|_| Value::from(config.as_str()));
+    let config =
+        config.as_ref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str())));
     json!({ "policy": policy, "config": config, "place": place.to_string() })
+}
+
+fn origin_view(origin: &PolicyOrigin) -> Value {
+    match origin {
+        PolicyOrigin::File(file) => json!({ "file": file.display().to_string() }),
+        PolicyOrigin::Release(Release { name, trust: Trust { at_least, keys } }) => {
+            let keys: Vec<String> = keys.iter().map(PublicKey::id).collect();
+            json!({ "release": name, "at_least": at_least, "keys": keys })
+        }
+    }
 }
 
 fn key_view(key: &HashKey) -> Value {

@@ -41,7 +41,7 @@ impl Events {
         let unchanged = config == *self.state.config && versions.is_empty();
         let files = sources::files(&self.config_path, &config);
         let change = Change { config: Some(Arc::new(config)), versions };
-        let version = self.state.apply(change).await.map_err(|error| Broken {
+        let version = self.state.apply_sparing(change, true).await.map_err(|error| Broken {
             problems: vec![error.to_string()],
             files,
             refused: error.refused(),
@@ -53,6 +53,7 @@ impl Events {
         self.state.faults.config.clear();
         self.state.faults.restart = waiting;
         self.follow_files(BTreeSet::new());
+        self.follow_releases();
         self.count_reload(true, if unchanged { "unchanged" } else { "applied" });
         Ok(())
     }

@@ -4,7 +4,9 @@ use crate::control::fixtures::{backend, catalogue, config, record, router};
 use crate::snapshot::{EndpointRecord, EndpointStatus};
 
 fn pins() -> Pins {
-    ["p2c", "canary"].map(|name| (name.into(), Pin { digest: Digest::of(name.as_bytes()), epoch: 1 })).into()
+    ["p2c", "canary"]
+        .map(|name| (name.into(), Pin { digest: Digest::of(name.as_bytes()), epoch: 1, configuration: None }))
+        .into()
 }
 
 fn next(previous: Option<&World>, config: &Config, catalogue: &Catalogue) -> World {

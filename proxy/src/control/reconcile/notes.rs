@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::Reconciler;
 use crate::clock;
 use crate::config::Config;
-use crate::control::policies::Policies;
+use crate::control::policies::{Policies, Source, Version};
 use crate::control::status::Faults;
 use crate::link::Command;
 use crate::metrics::Metrics;
@@ -69,6 +69,21 @@ impl Reconciler {
         }
         let by_all = self.applied.iter().copied().min().unwrap_or_default();
         self.applied_by_all.send_if_modified(|known| std::mem::replace(known, by_all) != by_all);
+    }
+
+    /// Which version of its release serves a policy now.
+    pub(in crate::control) fn note_release(&self, policy: &str, version: &Version) {
+        let in_force = &self.metrics.policy_release;
+        match &version.source {
+            Source::Release(released) => {
+                let version = i64::try_from(released.version).unwrap_or(i64::MAX);
+                in_force.with_label_values(&[policy]).set(version);
+            }
+            // Absent if none served before.
+            Source::Builtin | Source::File(_) | Source::Admin => {
+                drop(in_force.remove_label_values(&[policy]))
+            }
+        }
     }
 
     /// What the registry says could be used, until now at least.

@@ -44,6 +44,11 @@ impl Backoff {
         time.mul_f64(0.75 + self.fraction() / 4.0)
     }
 
+    /// Between nothing and the whole.
+    pub fn within(&mut self, time: Duration) -> Duration {
+        time.mul_f64(self.fraction())
+    }
+
     /// 0 to 1 (wyrand).
     fn fraction(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0xa076_1d64_78bd_642f);

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::wire::{self, GrantAnswer, KeptAnswer, Put, RangeAnswer, TokenAnswer};
+use super::wire::{self, GrantAnswer, KeptAnswer, Put, RangeAnswer, TokenAnswer, TransactionAnswer};
 use crate::config::{Etcd, Secret, Server};
 use crate::control::registry::http::{Client, Error, Lines};
 
@@ -46,6 +46,21 @@ impl Gateway {
             "limit": limit.to_string(), "revision": revision.to_string(),
         });
         self.call("/v3/kv/range", &request).await
+    }
+
+    /// Keys alone, without their values; as of now.
+    pub async fn keys(&mut self, from: &str, to: &str, limit: usize) -> Result<RangeAnswer, Error> {
+        let (key, range_end) = (wire::encode(from.as_bytes()), wire::encode(to.as_bytes()));
+        let request = json!({
+            "key": key, "range_end": range_end, "limit": limit.to_string(), "keys_only": true,
+        });
+        self.call("/v3/kv/range", &request).await
+    }
+
+    /// Whether its comparisons held, and so it was done.
+    pub async fn transact(&mut self, request: &Value) -> Result<bool, Error> {
+        let answer: TransactionAnswer = self.call("/v3/kv/txn", request).await?;
+        Ok(answer.succeeded)
     }
 
     pub async fn put(&mut self, key: &str, value: &[u8], lease: i64) -> Result<(), Error> {

@@ -54,6 +54,12 @@ pub struct Kept {
 }
 
 #[derive(Debug, Deserialize)]
+pub struct TransactionAnswer {
+    #[serde(default)]
+    pub succeeded: bool,
+}
+
+#[derive(Debug, Deserialize)]
 pub struct TokenAnswer {
     pub token: String,
 }
