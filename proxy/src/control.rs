@@ -28,7 +28,6 @@ pub mod register;
 pub mod registry;
 mod sources;
 pub mod status;
-pub mod watch;
 
 #[cfg(test)]
 mod fixtures;

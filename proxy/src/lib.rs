@@ -16,4 +16,5 @@ pub mod registry_server;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;
+pub mod watch;
 pub mod worker;
