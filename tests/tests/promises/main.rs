@@ -21,6 +21,7 @@ mod http1_bodies;
 mod lifecycle;
 mod memory;
 mod policies_work;
+mod registry_certificates;
 mod registry_consul;
 mod registry_embedded;
 mod registry_etcd;
