@@ -25,4 +25,5 @@ pub mod registry;
 pub mod relay;
 pub mod shared;
 pub mod wait;
+pub mod wall_clock;
 pub mod wire;
