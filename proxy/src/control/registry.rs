@@ -19,6 +19,7 @@ pub mod guard;
 pub mod http;
 pub mod instance;
 pub mod saved;
+pub mod visit;
 
 pub use instance::Load;
 

@@ -23,6 +23,7 @@ mod lifecycle;
 mod memory;
 mod policies_work;
 mod registry_certificates;
+mod registry_check;
 mod registry_consul;
 mod registry_embedded;
 mod registry_etcd;
