@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 needed=(curl:curl etcd:etcd-server promtool:prometheus clang:clang wasm-ld:lld)
 # For hosts and partitions in network namespaces.
 needed+=(ip:iproute2 nft:nftables)
+# For a wall clock that jumps; the package that has the command needs the library.
+needed+=(faketime:faketime)
 # For the short run of the benchmarks.
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
 # For a client of the embedded registry.

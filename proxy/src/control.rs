@@ -30,7 +30,6 @@ pub mod registry;
 pub mod releases;
 mod sources;
 pub mod status;
-pub mod watch;
 
 #[cfg(test)]
 mod fixtures;

@@ -17,4 +17,5 @@ pub mod release;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;
+pub mod watch;
 pub mod worker;

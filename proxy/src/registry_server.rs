@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 pub mod metrics;
 pub mod settings;
 
+mod certificates;
 mod change;
 mod dns;
 mod edit;
@@ -90,6 +91,9 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         dns_address = Some(address);
         let dns = Dns { registry: registry.clone(), zone, metrics: metrics.clone() };
         tasks.push(tokio::spawn(dns.serve(sockets, ending.clone())));
+    }
+    if let Some(tls) = settings.tls.clone() {
+        tasks.push(tokio::spawn(certificates::follow(tls, metrics.clone(), ending.clone())));
     }
     let (beats, beaten) = mpsc::channel(BEATS_MAX);
     let node = Name::from(settings.node.as_str());

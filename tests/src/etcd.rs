@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::authority::{Authority, Identity};
+use crate::authority::{Authority, Identity, bundle};
 use crate::client::Client;
 use crate::netns::Host;
 use crate::wait;
@@ -62,11 +62,13 @@ impl Etcd {
         Self::of(hosts.iter().map(|host| Member::on(Some(host.clone()))).collect())
     }
 
-    /// One member that also listens with TLS, for clients with a certificate of this authority. Tools go on in the
-    /// clear.
-    pub fn with_tls(identity: Identity, clients: &Authority) -> Self {
+    /// One member that also listens with TLS, for clients with a certificate of one of these authorities: that of its
+    /// own certificate has to be among them, since its gateway is a client of it. Tools go on in the clear.
+    pub fn with_tls(identity: Identity, clients: &[&Authority]) -> Self {
         let mut member = Member::on(None);
-        member.secure = Some(Secure { address: free(), identity, client_ca: clients.file.clone() });
+        let client_ca = identity.cert_file.with_extension("clients.pem");
+        bundle(clients, &client_ca);
+        member.secure = Some(Secure { address: free(), identity, client_ca });
         Self::of(vec![member])
     }
 

@@ -26,4 +26,5 @@ pub mod relay;
 pub mod shared;
 pub mod shelf;
 pub mod wait;
+pub mod wall_clock;
 pub mod wire;

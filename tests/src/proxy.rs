@@ -1,6 +1,7 @@
 //! The real proxy as a child process: configured in a directory of its own, on ports that are free.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub struct Scene {
     dir: TempDir,
     fields: BTreeMap<String, String>,
     services: BTreeMap<String, Vec<String>>,
+    environment: Vec<(String, OsString)>,
 }
 
 /// A proxy that runs; killed when it is dropped.
@@ -43,7 +45,12 @@ impl Default for Scene {
 impl Scene {
     /// Two workers, loopback ports that are free, compiled policies cached in the scene.
     pub fn new() -> Self {
-        let scene = Self { dir: TempDir::new().unwrap(), fields: BTreeMap::new(), services: BTreeMap::new() };
+        let scene = Self {
+            dir: TempDir::new().unwrap(),
+            fields: BTreeMap::new(),
+            services: BTreeMap::new(),
+            environment: Vec::new(),
+        };
         scene
             .set("workers", "2")
             .set("outbound", "127.0.0.1:0")
@@ -55,6 +62,12 @@ impl Scene {
     /// A scene with one service, `web`.
     pub fn web(backends: &[&Backend]) -> Self {
         Self::new().service("web", backends)
+    }
+
+    /// In an environment with these variables.
+    pub fn with(mut self, environment: &[(String, OsString)]) -> Self {
+        self.environment = environment.to_vec();
+        self
     }
 
     /// Sets a top-level field; the value is YAML on one line.
@@ -165,6 +178,7 @@ impl Scene {
             .arg(self.path("outrigger.yaml"))
             .arg("--ready-file")
             .arg(ready)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(access)

@@ -1,5 +1,6 @@
 //! The embedded registry as a child process, on a free port, with its data in a folder of its own.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,7 @@ use crate::{program, wait};
 #[derive(Debug)]
 pub struct Home {
     dir: TempDir,
+    environment: Vec<(String, OsString)>,
 }
 
 /// A registry that runs; killed when it is dropped.
@@ -30,9 +32,14 @@ pub struct Registry {
 impl Home {
     /// With these settings, as YAML. Where it listens and keeps its data is said by flags.
     pub fn new(settings: &str) -> Self {
-        let home = Self { dir: TempDir::new().unwrap() };
+        let home = Self { dir: TempDir::new().unwrap(), environment: Vec::new() };
         fs::write(home.path("registry.yaml"), settings).unwrap();
         home
+    }
+
+    /// In an environment with these variables.
+    pub fn with(self, environment: &[(String, OsString)]) -> Self {
+        Self { environment: environment.to_vec(), ..self }
     }
 
     pub fn path(&self, name: &str) -> std::path::PathBuf {
@@ -65,6 +72,7 @@ impl Home {
             command.args(["--listen", &address.to_string()]);
         }
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().unwrap()
     }

@@ -9,9 +9,10 @@ use crate::config::{self, Config, Diagnostic, RegistrySource};
 use crate::control::registry::file;
 use crate::snapshot::Catalogue;
 
+mod connect;
 mod trace;
 
-/// Check a configuration and the services file it names.
+/// Check a configuration and the services file it names, and on demand the registry.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The configuration file
@@ -21,6 +22,10 @@ pub struct CheckArgs {
     /// Say where a request would go: a method and a URL, such as 'POST http://shop/cart'
     #[arg(long, value_name = "REQUEST", requires = "file")]
     pub request: Option<String>,
+
+    /// Ask every server of the registry whether it lets a sidecar in, and what it holds
+    #[arg(long, requires = "file", conflicts_with = "request")]
+    pub connect: bool,
 
     /// Print the JSON Schema of a file's form instead
     #[arg(long, value_name = "FORM", num_args = 0..=1, default_missing_value = "config", conflicts_with = "file")]
@@ -41,7 +46,10 @@ pub fn run(args: CheckArgs) -> ExitCode {
     let shown = |errors: Vec<Diagnostic>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
     let result = match (args.schema, &args.file, &args.request) {
         (Some(form), ..) => Ok(schema(form)),
-        (None, Some(file), None) => check(file).map(|summary| summary.to_string()).map_err(shown),
+        (None, Some(file), None) => check(file).map_err(shown).and_then(|good| match args.connect {
+            true => Ok(format!("{good}\n{}", connect::connect(&good.config)?)),
+            false => Ok(good.to_string()),
+        }),
         (None, Some(file), Some(request)) => check(file).map_err(shown).and_then(|good| {
             let catalogue = good.services.as_ref().map(|(_, catalogue)| catalogue);
             trace::trace(request, &good.config, catalogue)

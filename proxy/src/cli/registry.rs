@@ -1,5 +1,6 @@
 //! `outrigger registry`: the embedded registry, from start to an end in order.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ pub struct RegistryArgs {
     /// Written once requests are served, with the addresses in use as JSON; removed at the end.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Say what is wrong with the settings, each error with its place, and start nothing.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Runs until told to stop. The exit code is 0 after an end in order.
@@ -45,6 +49,11 @@ pub fn run(args: RegistryArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if args.check {
+        // If nobody reads the output any more, there is nobody to tell.
+        let _ = writeln!(std::io::stdout(), "ok: {}", summary(&settings));
+        return ExitCode::SUCCESS;
+    }
     // Kept to the end: what is still waiting is written when it goes.
     let _log = match logging::init(&settings.log) {
         Ok(guard) => guard,
@@ -70,6 +79,20 @@ pub fn run(args: RegistryArgs) -> ExitCode {
     // The look-up of a name may still be under way.
     runtime.shutdown_background();
     code
+}
+
+fn summary(settings: &Settings) -> String {
+    let clients = |tls: &crate::tls::Server| match tls.settings.client_ca_file {
+        Some(_) => ", TLS, clients with certificates",
+        None => ", TLS",
+    };
+    format!(
+        "{}{}, data in {}, tokens: {}",
+        settings.listen,
+        settings.tls.as_ref().map_or("", clients),
+        settings.data.display(),
+        settings.tokens.len()
+    )
 }
 
 async fn serve(args: &RegistryArgs, settings: Settings) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ mod units;
 
 pub(crate) use forms::{OneOrMany, Ordered, Short};
 pub(crate) use registry::{Check, CheckKind, Consul, Etcd, Register, Registry, Then};
-pub(crate) use tls::ClientTls;
+pub(crate) use tls::{ClientTls, ServerTls};
 pub(crate) use units::{Size, Span};
 
 /// Configuration of one Outrigger sidecar.

@@ -16,12 +16,12 @@ use super::reconcile::{ApplyError, Change, Reconciler, place_of, send};
 use super::register::Registration;
 use super::registry::guard::Key;
 use super::sources::{self, Broken, Reloaded};
-use super::watch::Watcher;
 use super::{Ask, Control, Denied, Done, Options, Reply, StartError};
 use crate::config::{Diagnostic, PolicyOrigin, RegistrySource};
 use crate::link::{Command, Report};
 use crate::snapshot::Catalogue;
 use crate::tls::ClientConfig;
+use crate::watch::Watcher;
 use catalogue::Network;
 use releases::Releases;
 

@@ -20,6 +20,7 @@ pub mod http;
 pub mod instance;
 pub mod kv;
 pub mod saved;
+pub mod visit;
 
 pub use instance::Load;
 

@@ -14,7 +14,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
@@ -44,9 +44,11 @@ use guard::Guard;
 /// Of one request's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that are told at once that there are too many; beyond it they are closed without a word.
+/// Connections that are told at once that there are too many; beyond it they are closed without a word, and with TLS
+/// always: a handshake costs more than there is to say.
 const TURNED_AWAY_MAX: usize = 64;
 const TURNED_AWAY_TIME_MAX: Duration = Duration::from_secs(1);
 /// For connections to end in order once the registry ends.
@@ -103,15 +105,16 @@ impl Server {
                 let server = Arc::clone(&self);
                 tokio::spawn(async move {
                     server.metrics.connections.inc();
-                    // A client that goes away has nobody to tell.
-                    let _ = server.connection(stream).await;
+                    server.connection(stream).await;
                     server.metrics.connections.dec();
                     drop(place);
                 });
                 continue;
             }
             self.metrics.refused.with_label_values(&["connections"]).inc();
-            if let Ok(place) = Arc::clone(&turned_away).try_acquire_owned() {
+            if self.settings.tls.is_none()
+                && let Ok(place) = Arc::clone(&turned_away).try_acquire_owned()
+            {
                 tokio::spawn(async move {
                     // As above.
                     let _ = timeout(TURNED_AWAY_TIME_MAX, turn_away(stream, limit)).await;
@@ -125,9 +128,28 @@ impl Server {
         let _ = timeout(END_TIME_MAX, places.acquire_many(all)).await;
     }
 
-    async fn connection(self: &Arc<Self>, stream: TcpStream) -> hyper::Result<()> {
+    /// A client that goes away has nobody to tell.
+    async fn connection(self: &Arc<Self>, stream: TcpStream) {
         // Answers are small and waited for.
         let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.settings.tls else {
+            let _ = self.exchanges(stream).await;
+            return;
+        };
+        let shaken = timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await;
+        match shaken.unwrap_or_else(|late| Err(late.into())) {
+            Ok(stream) => drop(self.exchanges(stream).await),
+            Err(error) => {
+                self.metrics.handshake_failures.inc();
+                tracing::debug!(%error, "a client's handshake has failed");
+            }
+        }
+    }
+
+    async fn exchanges(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> hyper::Result<()> {
         let service = service_fn(|request| {
             let server = Arc::clone(self);
             async move { Ok::<_, Infallible>(server.respond(request).await) }

@@ -23,6 +23,10 @@ families! {
         "Requests and connections refused, by the limit that was reached.";
     denied: IntCounterVec = "outrigger_registry_server_denied_total", ["reason"],
         "Requests refused for want of a right, by reason: anonymous, unknown-token, read-only, foreign-host, origin.";
+    handshake_failures: IntCounter = "outrigger_registry_server_handshake_failures_total", [],
+        "TLS handshakes that came to nothing.";
+    tls_reloads: IntCounterVec = "outrigger_registry_server_tls_reloads_total", ["result"],
+        "Times that certificates and keys were read, by result: applied, refused.";
     connections: IntGauge = "outrigger_registry_server_connections", [],
         "Connections open now.";
     waiters: IntGauge = "outrigger_registry_server_waiters", [],

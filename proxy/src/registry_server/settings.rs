@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use crate::config::diagnostic::{Diagnostic, FieldPath, Problems};
 use crate::config::resolve::{self, admin, check};
-use crate::config::written::{Log as WrittenLog, Size, Span};
+use crate::config::written::{Log as WrittenLog, ServerTls, Size, Span};
 use crate::config::{Log, Secret, read_text, schema::schema_of, yaml};
+use crate::tls;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const PORT: u16 = 8500;
@@ -25,6 +26,8 @@ const TOKENS_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Of the HTTP interface; `None` is in the clear.
+    pub tls: Option<tls::Server>,
     /// Where the DNS names are answered; `None` is not at all.
     pub dns: Option<Dns>,
     /// Folder of the store.
@@ -89,8 +92,11 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Outrigger registry")]
 struct Written {
-    /// IP:port of the HTTP interface. Beyond loopback, `tokens` are required. Default: 127.0.0.1:8500.
+    /// IP:port of the HTTP interface. Beyond loopback, `tokens` or `tls.client_ca_file` are required.
+    /// Default: 127.0.0.1:8500.
     listen: Option<String>,
+    /// TLS of the HTTP interface; left out, it is in the clear.
+    tls: Option<ServerTls>,
     /// The DNS interface; left out, there is none.
     dns: Option<WrittenDns>,
     /// Folder that the registry keeps its data in, relative to this file. Default: registry-data.
@@ -211,22 +217,27 @@ fn resolve(written: Written, base: &Path, flags: Flags, problems: &mut Problems)
     let listen = flags.listen.or_else(|| check::address(written.listen.as_deref()?, at, problems));
     let listen = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, PORT).into());
     let tokens = tokens(written.tokens.unwrap_or_default(), base, &root.field("tokens"), problems);
-    if tokens.is_empty() && !listen.ip().to_canonical().is_loopback() {
+    let knows_clients = written.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+    if tokens.is_empty() && !knows_clients && !listen.ip().to_canonical().is_loopback() {
         let message = format!("tokens are required, since {listen} can be reached from other machines");
-        problems.report_with(at, message, "give `tokens` in the file");
+        problems.report_with(at, message, "give `tokens` in the file, or `tls` with `client_ca_file`");
     }
+    let tls_at = &root.field("tls");
+    let tls = written.tls.and_then(|tls| resolve::tls::server(&tls, "http/1.1", base, tls_at, problems));
     let node = written.node.unwrap_or_default();
     let anonymous = if tokens.is_empty() { Rights::Write } else { Rights::None };
-    let anonymous = written.anonymous.unwrap_or(anonymous);
+    let said = written.anonymous;
+    let anonymous = said.unwrap_or(anonymous);
     let dns = dns(written.dns, flags.dns, &root.field("dns"), problems);
-    if dns.is_some() && anonymous < Rights::Read {
-        let message = "DNS knows no tokens: whoever can reach it reads";
+    if dns.is_some() && (anonymous < Rights::Read || knows_clients && said.is_none()) {
+        let message = "DNS knows neither tokens nor certificates: whoever can reach it reads";
         problems.report_with(&root.field("dns"), message, "if that is meant, give `anonymous: read`");
     }
     let datacenter = written.datacenter.unwrap_or_else(|| "dc1".into());
     check::dns_label(&datacenter, &root.field("datacenter"), problems);
     Settings {
         listen,
+        tls,
         dns,
         data: flags.data.unwrap_or_else(|| base.join(written.data.unwrap_or_else(|| "registry-data".into()))),
         datacenter,

@@ -67,7 +67,9 @@ fn alerted(alert: Alert) -> String {
         | Alert::CertificateUnknown
         | Alert::UnknownCA
         | Alert::DecryptError
-        | Alert::AccessDenied => format!("it does not take our certificate, or wants one: {alert:?}"),
+        | Alert::AccessDenied => {
+            format!("it does not take our certificate, or wants one (`cert_file`): {alert:?}")
+        }
         Alert::UnrecognisedName => "it has no certificate for the name that was asked for".to_owned(),
         alert => format!("it has ended the handshake: {alert:?}"),
     }

@@ -267,3 +267,74 @@ fn a_registry_that_hangs_is_noticed() {
     proxy.wait_for_endpoints("web", &[&a, &b]);
     load.stop().assert_clean();
 }
+
+/// Whatever step of its conversation with etcd breaks off, and in the middle of whichever word: the sidecar takes it up
+/// again and misses nothing.
+#[test]
+fn a_conversation_that_breaks_off_anywhere_is_taken_up() {
+    let etcd = Etcd::start();
+    let relay = Relay::to(etcd.addresses()[0]);
+    let (a, b, own) = (Backend::named("a"), Backend::named("b"), Backend::named("own"));
+    etcd.instance("web", "a", a.address);
+    let register = format!("register: {{service: web, id: own, address: '{}', ttl: 3s}}", own.address);
+    let registry = registry(&[relay.address]).replacen('{', &format!("{{{register}, "), 1);
+    let proxy = Scene::new().registry(&registry).start();
+    proxy.wait_for_endpoints("web", &[&a, &own]);
+    let load = Load::start(proxy.outbound, 2, "web");
+    for round in 0..12 {
+        // Everything is begun anew, and breaks off after these bytes of what etcd says.
+        relay.cut();
+        relay.break_after(30 + 130 * round);
+        relay.mend();
+        wait::until_true("the line to break", || relay.has_broken());
+        etcd.instance("web", "b", b.address);
+        proxy.wait_for_endpoints("web", &[&a, &b, &own]);
+        etcd.delete("/outrigger/services/web/b");
+        proxy.wait_for_endpoints("web", &[&a, &own]);
+    }
+    assert!(etcd.entry("/outrigger/services/web/own").is_some());
+    proxy.wait_for_metric("outrigger_registered", &[], 1.0);
+    load.stop().assert_clean();
+}
+
+/// What cannot be read changes nothing, and is not taken for a word of confirmation either.
+#[test]
+fn malformed_answers_change_nothing() {
+    let etcd = Etcd::start();
+    let relay = Relay::to(etcd.addresses()[0]);
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    etcd.instance("web", "a", a.address);
+    let proxy = Scene::new().registry(&registry(&[relay.address])).start();
+    let load = Load::start(proxy.outbound, 2, "web");
+    relay.garble();
+    etcd.instance("web", "b", b.address);
+    let ready = proxy.wait_for_ready("the fault", |ready| ready["registry_valid"] == false);
+    assert!(ready["problems"].to_string().contains("nonsense"), "{ready}");
+    assert_eq!(ready["ready"], true);
+    let age = || proxy.metrics().sum("outrigger_registry_last_confirmed_seconds", &[]);
+    wait::until_true("the catalogue to age", || age() > 3.0);
+    proxy.wait_for_endpoints("web", &[&a]);
+    relay.mend();
+    proxy.wait_for_endpoints("web", &[&a, &b]);
+    proxy.wait_for_ready("the cure", |ready| ready["registry_valid"] == true);
+    load.stop().assert_clean();
+}
+
+/// Unless told otherwise, what the registry said too long ago serves on, and `/ready` says how old it is.
+#[test]
+fn a_stale_registry_is_kept_and_said_to_be_stale() {
+    let mut etcd = Etcd::start();
+    let a = Backend::named("a");
+    etcd.instance("web", "a", a.address);
+    let registry = registry(&etcd.addresses()).replacen('{', "{stale: {after: 10s}, ", 1);
+    let proxy = Scene::new().registry(&registry).start();
+    let load = Load::start(proxy.outbound, 2, "web");
+    etcd.kill(0);
+    let is_stale = |ready: &serde_json::Value| ready["problems"].to_string().contains("has not confirmed");
+    let ready = proxy.wait_for_ready("a word about its age", is_stale);
+    assert_eq!(ready["ready"], true);
+    load.wait_for(100);
+    etcd.start_again(0);
+    proxy.wait_for_ready("its return", |ready| !is_stale(ready));
+    load.stop().assert_clean();
+}

@@ -166,5 +166,5 @@ fn nonsense_does_no_harm() {
 fn dns_knows_no_tokens() {
     let home = Home::new("dns: {listen: '127.0.0.1:0'}\ntokens: [{name: a, token: s3cret}]\n");
     assert_eq!(home.spawn().wait().unwrap().code(), Some(1));
-    assert!(home.log().contains("DNS knows no tokens"), "{}", home.log());
+    assert!(home.log().contains("DNS knows neither tokens nor certificates"), "{}", home.log());
 }

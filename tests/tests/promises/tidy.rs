@@ -156,7 +156,7 @@ fn foreign_types_stay_in_their_rooms() {
         &["use prometheus"],
     );
     assert_only_in(&["config"], &["saphyr"]);
-    assert_only_in(&["control/watch"], &["notify::{", "use notify"]);
+    assert_only_in(&["watch"], &["notify::{", "use notify"]);
 }
 
 #[test]

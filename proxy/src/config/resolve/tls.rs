@@ -1,10 +1,10 @@
-//! TLS: what connections are made with. The files are read here, so that an error has its line.
+//! TLS: what connections are made and taken with. The files are read here, so that an error has its line.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::diagnostic::{FieldPath, Problems};
-use super::super::written::ClientTls;
-use crate::tls::{Client, ClientSettings, Error, Identity, server_name};
+use super::super::written::{ClientTls, ServerTls};
+use crate::tls::{Client, ClientSettings, Error, Identity, Server, ServerSettings, server_name};
 
 /// `protocol` is what is spoken inside, as ALPN calls it. `None` if something has been reported.
 pub(crate) fn client(
@@ -35,24 +35,39 @@ pub(crate) fn client(
         read
     });
     let settings = ClientSettings { ca_file: file(&written.ca_file), identity, server_name, protocol };
-    let ca = ("ca_file", settings.ca_file.clone());
     let identity = settings.identity.clone();
-    Client::load(settings).map_err(|error| report(&error, &[ca], identity.as_ref(), at, problems)).ok()
+    Client::load(settings).map_err(|error| report(&error, "ca_file", identity.as_ref(), at, problems)).ok()
 }
 
-/// At the field that names the file to blame.
-fn report(
-    error: &Error,
-    others: &[(&str, Option<PathBuf>)],
-    identity: Option<&Identity>,
+/// `protocol` is what is spoken inside, as ALPN calls it. `None` if something has been reported.
+pub(crate) fn server(
+    written: &ServerTls,
+    protocol: &'static str,
+    base: &Path,
     at: &FieldPath<'_>,
     problems: &mut Problems,
-) {
-    let own = identity.into_iter().flat_map(|i| [("key_file", &i.key_file), ("cert_file", &i.cert_file)]);
-    let others = others.iter().filter_map(|(field, file)| Some((*field, file.as_ref()?)));
-    let field = own.chain(others).find(|(_, file)| error.file() == Some(file)).map(|(field, _)| field);
-    match field {
-        Some(field) => problems.report(&at.field(field), error.to_string()),
-        None => problems.report(at, error.to_string()),
+) -> Option<Server> {
+    for (field, file) in [("cert_file", &written.cert_file), ("key_file", &written.key_file)] {
+        if file.is_none() {
+            problems.report(at, format!("field `{field}` is missing"));
+        }
     }
+    let file = |written: &String| base.join(written);
+    let (cert_file, key_file) = (written.cert_file.as_ref().map(file)?, written.key_file.as_ref().map(file)?);
+    let identity = Identity { cert_file, key_file };
+    let client_ca_file = written.client_ca_file.as_ref().map(file);
+    let settings = ServerSettings { identity: identity.clone(), client_ca_file, protocol };
+    let ca = "client_ca_file";
+    Server::load(settings).map_err(|error| report(&error, ca, Some(&identity), at, problems)).ok()
+}
+
+/// At the field that names the file to blame: one of the identity's, or else `ca`.
+fn report(error: &Error, ca: &str, identity: Option<&Identity>, at: &FieldPath<'_>, problems: &mut Problems) {
+    let Some(file) = error.file() else { return problems.report(at, error.to_string()) };
+    let field = match identity {
+        Some(identity) if identity.key_file == file => "key_file",
+        Some(identity) if identity.cert_file == file => "cert_file",
+        _ => ca,
+    };
+    problems.report(&at.field(field), error.to_string());
 }

@@ -1,13 +1,15 @@
 //! The last good catalogue on disk: what a start without the registry serves.
 //!
 //! Control reads it once at the start and writes it after changes, at a bounded rate, off the loop. Sidecars with the
-//! same registry may share a file: it is replaced whole.
+//! same registry may share a file: it is replaced whole. Its age is taken from the clock that counts from the machine's
+//! boot on; the wall clock, which may have been set meanwhile, serves over a boot alone.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -22,7 +24,28 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 struct File {
     /// In seconds since 1970.
     saved_at: f64,
+    /// The same within one boot.
+    #[serde(default)]
+    booted: Option<Booted>,
     services: BTreeMap<String, Vec<Written>>,
+}
+
+/// A moment in the life of a running system.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Booted {
+    /// The kernel's name for this boot.
+    id: String,
+    /// Seconds since then, sleep included.
+    at: f64,
+}
+
+impl Booted {
+    /// `None` if the kernel does not say which boot this is.
+    fn now() -> Option<Self> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let since = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+        Some(Self { id, at: since.as_secs_f64() })
+    }
 }
 
 /// Where the catalogue of this registry is kept; `None` if it is not.
@@ -69,16 +92,24 @@ fn parse(bytes: &[u8]) -> Result<(Catalogue, Duration), String> {
         let records = written.into_iter().map(Written::record).collect::<Result<_, _>>()?;
         services.insert(name.into(), records);
     }
-    // A clock that was set back makes it look new.
-    let age = (unix_seconds(SystemTime::now()) - file.saved_at).max(0.0);
-    Ok((Catalogue { services }, Duration::try_from_secs_f64(age).unwrap_or(Duration::MAX)))
+    Ok((Catalogue { services }, age(file.saved_at, file.booted, Booted::now())))
+}
+
+fn age(saved_at: f64, saved: Option<Booted>, now: Option<Booted>) -> Duration {
+    let seconds = match (saved, now) {
+        (Some(saved), Some(now)) if saved.id == now.id => now.at - saved.at,
+        // A wall clock that was set back makes it look new.
+        _ => unix_seconds(SystemTime::now()) - saved_at,
+    };
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 /// Replaces the file whole.
 pub fn save(path: &Path, catalogue: &Catalogue) -> std::io::Result<()> {
     let services = catalogue.services.iter();
     let services = services.map(|(name, all)| (name.to_string(), all.iter().map(Written::of).collect()));
-    let file = File { saved_at: unix_seconds(SystemTime::now()), services: services.collect() };
+    let saved_at = unix_seconds(SystemTime::now());
+    let file = File { saved_at, booted: Booted::now(), services: services.collect() };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
@@ -108,6 +139,17 @@ mod tests {
         let (loaded, age) = load(&path).unwrap();
         assert_eq!(loaded, all);
         assert!(age < Duration::from_secs(60));
+        // Whatever the wall clock says now.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut day_before: serde_json::Value = serde_json::from_str(&text).unwrap();
+        day_before["saved_at"] = (day_before["saved_at"].as_f64().unwrap() - 86_400.0).into();
+        std::fs::write(&path, day_before.to_string()).unwrap();
+        assert!(load(&path).unwrap().1 < Duration::from_secs(60));
+        // Only the wall clock knows about another boot.
+        day_before["booted"]["id"] = "another".into();
+        std::fs::write(&path, day_before.to_string()).unwrap();
+        assert!(load(&path).unwrap().1 > Duration::from_secs(86_000));
+        save(&path, &all).unwrap();
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         let text = std::fs::read_to_string(&path).unwrap();
         for broken in [&text[..text.len() / 2], "", "{}", &text.replace("10.0.0.0:80", "nowhere")] {

@@ -29,7 +29,10 @@ impl Guard {
         let tokens = settings.tokens.iter();
         let tokens: HashMap<_, _> =
             tokens.map(|t| (fingerprint(t.secret.0.as_bytes()), (t.name.clone(), t.rights))).collect();
-        let trusts_this_machine = tokens.is_empty() && address.ip().to_canonical().is_loopback();
+        // A client with a certificate is no stranger.
+        let knows_clients = settings.tls.as_ref().is_some_and(|tls| tls.settings.client_ca_file.is_some());
+        let trusts_this_machine =
+            tokens.is_empty() && !knows_clients && address.ip().to_canonical().is_loopback();
         Self { tokens, anonymous: settings.anonymous, trusts_this_machine }
     }
 

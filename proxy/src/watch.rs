@@ -1,6 +1,6 @@
 //! Tells when watched files may have changed.
 //!
-//! Control owns one `Watcher` and awaits `changed`. inotify on the directories says when to look, a poll catches what
+//! Control owns one `Watcher`, the embedded registry another; each awaits `changed`. inotify on the directories says when to look, a poll catches what
 //! it does not see (network file systems, directories that come and go). Only "may have changed" is promised: the
 //! same content can be reported twice, so the caller compares. Invariant: a change made after `set_files` returned
 //! is reported, however the file was written: in place, by renaming over it, or by swapping a link on its path.
