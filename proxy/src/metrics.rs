@@ -2,8 +2,9 @@
 //!
 //! Workers take local handles (`with_label_values(…).local()`) once per label set and flush them on their tick and at
 //! scrape, so that a request neither looks up labels nor writes a shared line. No label value comes from a peer.
-//! A handle taken before `forget_service` counts nowhere: take handles anew when a service reappears.
+//! A handle taken before `forget_services` counts nowhere: take handles anew when a service reappears.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -53,9 +54,9 @@ macro_rules! families {
                 Ok(Self { process: Process::declare(&registry)?, registry, $($field,)* })
             }
 
-            /// Drops every label set in which `label` has this value.
-            pub fn forget(&self, label: &str, value: &str) {
-                $(self.$field.forget(label, value);)*
+            /// Drops every label set in which `label` has one of these values.
+            pub fn forget(&self, label: &str, values: &std::collections::HashSet<std::sync::Arc<str>>) {
+                $(if [$($label),*].contains(&label) { self.$field.forget(label, values); })*
             }
         }
     };
@@ -166,14 +167,15 @@ impl Metrics {
         Ok(Self(Arc::new(families)))
     }
 
-    /// Removes what is kept about a service that has left the configuration and the catalogue.
-    pub fn forget_service(&self, service: &str) {
-        self.forget("service", service);
+    /// Removes what is kept about services that have left the configuration and the catalogue. The cost follows all that
+    /// is kept: do it for many at once.
+    pub fn forget_services(&self, services: &HashSet<Arc<str>>) {
+        self.forget("service", services);
     }
 
     /// Removes what is kept about a policy that is no longer configured.
     pub fn forget_policy(&self, policy: &str) {
-        self.forget("policy", policy);
+        self.forget("policy", &HashSet::from([Arc::from(policy)]));
     }
 
     /// The text format 0.0.4, with the process's and the policies' own numbers as of now.

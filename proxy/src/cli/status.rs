@@ -87,9 +87,11 @@ fn policies(text: &mut String, policies: &Value) {
         let word = |field: &str| policy[field].as_str().unwrap_or_default().to_owned();
         let uses: Vec<&str> =
             policy["uses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let more = policy["uses_total"].as_u64().unwrap_or_default().saturating_sub(uses.len() as u64);
+        let uses = if more > 0 { format!("{} and {more} more", uses.join(", ")) } else { uses.join(", ") };
         let state = if policy["quarantined"] == true { "quarantined" } else { "in force" };
         let digest = word("digest").chars().take(12).collect();
-        vec![word("name"), state.to_owned(), digest, policy["failures"].to_string(), uses.join(", ")]
+        vec![word("name"), state.to_owned(), digest, policy["failures"].to_string(), uses]
     });
     columns(text, &["POLICY", "STATE", "DIGEST", "FAILURES", "USED BY"], rows.collect());
 }
@@ -120,13 +122,13 @@ mod tests {
             "ready": {"ready": true, "draining": false, "version": 7, "applied": 7, "problems": ["config: o.yaml:3:1"]},
             "endpoints": {"web": [{"status": "ready", "in_flight": 2}, {"status": "ejected", "in_flight": 1}], "a": []},
             "policies": [{"name": "p2c", "quarantined": true, "digest": "0123456789abcdef", "failures": 5,
-                          "uses": ["web", "a"]}],
+                          "uses": ["web", "a"], "uses_total": 5}],
         });
         let text = table(&state);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["ready, snapshot 7 of 7", "problem: config: o.yaml:3:1"]);
         assert!(lines.contains(&"SERVICE  READY  EJECTED  DRAINING  DOWN  IN FLIGHT"), "{text}");
         assert!(lines.contains(&"web      1      1        0         0     3"), "{text}");
-        assert!(lines.contains(&"p2c     quarantined  0123456789ab  5         web, a"), "{text}");
+        assert!(lines.contains(&"p2c     quarantined  0123456789ab  5         web, a and 3 more"), "{text}");
     }
 }

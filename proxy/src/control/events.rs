@@ -136,6 +136,7 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
                 Some(report) = reports.recv() => events.report(report).await,
                 Some(slow) = ended.recv() => events.ended(slow).await,
                 batch = catalogue::heard(&mut events.network) => events.heard(batch).await,
+                () = events.state.gone.due() => events.state.gone.forget(&events.state.metrics),
                 files = events.watcher.changed() => files.iter().for_each(|file| events.changed(file)),
                 ask = asked.recv() => match ask {
                     Some(ask) => events.asked(ask).await,

@@ -119,12 +119,10 @@ fn balancer_needs(
     if let (Some(old), Some(patch)) = (old, &new.snapshot.patch)
         && patch.base == old.snapshot.version
     {
-        let pairs = patch.pools.iter().filter_map(|at| Some((pools.get(*at)?, old.snapshot.pools.get(*at))));
-        return pairs.filter_map(|(pool, before)| need(pool, before)).collect();
+        let changed = patch.pools.iter().filter_map(|at| pools.get(*at));
+        return changed.filter_map(|pool| need(pool, old.pool(&pool.name))).collect();
     }
-    let before = old.into_iter().flat_map(|world| world.snapshot.pools.iter());
-    let before: HashMap<&str, &Arc<Pool>> = before.map(|pool| (&*pool.name, pool)).collect();
-    pools.iter().filter_map(|pool| need(pool, before.get(&*pool.name).copied())).collect()
+    pools.iter().filter_map(|pool| need(pool, old.and_then(|old| old.pool(&pool.name)))).collect()
 }
 
 fn router_needs(

@@ -12,15 +12,17 @@ use tokio::time::timeout;
 use super::policies::{EXPORT_WAIT, Policies, Verdict, Version};
 use super::prepare::{self, Need, Prepared, Refused, SlotInterests, Versions};
 use super::publish::{Unpinned, World};
-use super::status::{self, Faults};
+use super::status::Faults;
 use crate::config::{Config, Place, PolicyUse};
 use crate::link::{Command, Instance, Slot};
 use crate::metrics::Metrics;
 use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
 use crate::snapshot::{Catalogue, Digest, Snapshot};
 
+mod gone;
 mod notes;
 
+pub(super) use gone::Gone;
 pub use notes::Confirmed;
 
 /// What the control loop knows and holds.
@@ -49,8 +51,7 @@ pub(super) struct Reconciler {
     /// Last version that each worker said is in force.
     pub(super) applied: Vec<u64>,
     pub(super) confirmed: Confirmed,
-    /// By policy, the places in which it works, in words.
-    pub(super) uses: HashMap<Arc<str>, Arc<[String]>>,
+    pub(super) gone: Gone,
     pub(super) draining: bool,
     pub(super) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(super) applied_by_all: watch::Sender<u64>,
@@ -113,11 +114,8 @@ impl Reconciler {
         let mut pins = self.policies.pins();
         pins.extend(tried.iter().map(|(name, (v, _))| (Arc::clone(name), self.policies.pin_of(name, v))));
         let old = self.world.clone();
-        let patched = old.as_deref().filter(|_| !moved);
-        let patched =
-            patched.and_then(|old| old.patched(&self.catalogue, &self.touched)).filter(|_| !self.left_out);
-        let world = match patched {
-            Some(world) => world,
+        let world = match old.as_deref().filter(|_| !moved && !self.left_out) {
+            Some(old) => old.patched(&self.catalogue, &self.touched),
             None if self.left_out => World::next(old.as_deref(), &config, &self.catalogue.emptied(), &pins)?,
             None => World::next(old.as_deref(), &config, &self.catalogue, &pins)?,
         };
@@ -218,9 +216,14 @@ impl Reconciler {
                 first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
             self.held.extend(interests);
         }
-        if world.snapshot.patch.is_none() {
-            let slots: HashSet<Slot> = world.slots().collect();
-            self.held.retain(|slot, _| slots.contains(slot));
+        match &world.snapshot.patch {
+            Some(patch) => patch.gone.iter().for_each(|name| {
+                self.held.remove(&Slot::Balancer(Arc::clone(name)));
+            }),
+            None => {
+                let slots: HashSet<Slot> = world.slots().collect();
+                self.held.retain(|slot, _| slots.contains(slot));
+            }
         }
         for (worker, instances) in self.workers.iter().zip(prepared) {
             let snapshot = Arc::clone(&world.snapshot);
@@ -255,17 +258,8 @@ impl Reconciler {
 
     fn publish(&mut self, world: World) -> u64 {
         let version = world.snapshot.version;
-        if let Some(old) =
-            self.world.as_ref().filter(|o| !Arc::ptr_eq(&o.snapshot.services, &world.snapshot.services))
-        {
-            let gone =
-                old.snapshot.services.keys().filter(|name| !world.snapshot.services.contains_key(*name));
-            gone.for_each(|name| self.metrics.forget_service(name));
-        }
-        if world.snapshot.patch.is_none() {
-            self.uses = status::uses(&world);
-            self.faults.crowded = !prepare::has_room(&world);
-        }
+        self.gone.follow(self.world.as_deref(), &world);
+        self.faults.crowded = !prepare::has_room(&world);
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.snapshots.send_replace(Some(Arc::clone(&world.snapshot)));
         self.world = Some(Arc::new(world));

@@ -184,7 +184,8 @@ async fn starts_with_one_instance_per_worker_and_place() {
     assert_eq!(status.ready.problems, Vec::<String>::new());
     let names: Vec<&str> = status.policies.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["maglev", "p2c"]);
-    assert_eq!(*status.policies[0].uses, ["service web"]);
+    let views: Vec<_> = status.policy_views().collect();
+    assert_eq!((&*views[0].uses, views[0].uses_total), (&["service web".to_owned()][..], 1));
 }
 
 #[tokio::test]
@@ -378,5 +379,5 @@ async fn a_refused_configuration_is_tried_again_when_its_files_change() {
     scene.write("mine.wasm", component("random"));
     scene.until_status(|status| status.ready.config_valid).await;
     let status = scene.control.status();
-    assert!(status.policies.iter().any(|policy| policy.name == "mine" && *policy.uses == ["service web"]));
+    assert!(status.policy_views().any(|view| view.status.name == "mine" && *view.uses == ["service web"]));
 }

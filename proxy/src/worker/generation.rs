@@ -84,11 +84,14 @@ impl Generation {
             }
         }
         if let Some(patch) = snapshot.patch.as_ref().filter(|patch| patch.base == self.snapshot.version) {
-            let pairs = patch.pools.iter().filter_map(|&at| Some((at, self.targets.get(at)?)));
-            let targets = self.targets.with(pairs.map(|(at, old)| {
+            for gone in patch.gone.iter().filter_map(|name| self.target(name)) {
+                gone.gauge(worker, 0);
+            }
+            let targets = patch.pools.iter().map(|&at| {
                 let pool = &snapshot.pools[at];
-                (at, next_target(worker, pool, Some(old), balancers.remove(&pool.name)))
-            }));
+                (at, next_target(worker, pool, self.target(&pool.name), balancers.remove(&pool.name)))
+            });
+            let targets = self.targets.with(snapshot.pools.len(), targets);
             return Self { targets, routers: self.routers.clone(), snapshot };
         }
         let before: HashMap<&str, &Rc<Target>> = self.targets.iter().map(|t| (&*t.pool.name, t)).collect();
@@ -123,7 +126,7 @@ impl Generation {
     }
 
     pub(super) fn target(&self, name: &str) -> Option<&Rc<Target>> {
-        self.targets.iter().find(|t| &*t.pool.name == name)
+        self.targets.get(self.snapshot.place_of(name)?)
     }
 
     pub(super) fn router(&self, name: &str) -> Option<&Rc<Router>> {

@@ -74,7 +74,7 @@ pub(super) fn decide(
             }
         }
     }
-    let pool = facts.as_deref().and_then(|f| table.service_of(f.head.authority()));
+    let pool = facts.as_deref().and_then(|f| generation.snapshot.service_of(f.head.authority()));
     let Some(target) = pool.and_then(|index| generation.targets.get(index)) else {
         return Routed::Refused(Reason::NoService);
     };

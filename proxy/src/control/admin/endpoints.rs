@@ -18,7 +18,7 @@ pub(super) fn view(world: Option<&World>) -> Value {
     let mut services = Map::new();
     let Some(world) = world else { return Value::Object(services) };
     let now_ms = clock::now_ms();
-    let mut names: Vec<&Arc<str>> = world.snapshot.services.keys().collect();
+    let mut names: Vec<&Arc<str>> = world.snapshot.services.iter().map(|(name, _)| name).collect();
     names.sort();
     for name in names {
         let endpoints =
@@ -31,7 +31,7 @@ pub(super) fn view(world: Option<&World>) -> Value {
 /// Sets `outrigger_endpoints` for every service.
 pub(super) fn count(world: &World, metrics: &Metrics) {
     let now_ms = clock::now_ms();
-    for name in world.snapshot.services.keys() {
+    for (name, _) in world.snapshot.services.iter() {
         let mut counts = [0_i64; STATES.len()];
         for (record, endpoint) in members(world, name) {
             let state = state(record, endpoint, now_ms);

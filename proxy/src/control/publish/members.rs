@@ -16,6 +16,10 @@ pub struct Members {
 }
 
 impl Members {
+    pub(super) fn nothing() -> Arc<Self> {
+        Arc::new(Self { records: Arc::from([]), endpoints: Vec::new() })
+    }
+
     pub(super) fn next(self: &Arc<Self>, records: &Records) -> Arc<Self> {
         if Arc::ptr_eq(&self.records, records) {
             return Arc::clone(self);

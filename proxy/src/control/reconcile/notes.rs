@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::Reconciler;
+use super::{Gone, Reconciler};
 use crate::clock;
 use crate::config::Config;
 use crate::control::policies::Policies;
@@ -55,7 +55,7 @@ impl Reconciler {
             applied: vec![0; workers.len()],
             workers,
             confirmed: Confirmed::default(),
-            uses: HashMap::new(),
+            gone: Gone::default(),
             draining: false,
             snapshots,
             applied_by_all,
