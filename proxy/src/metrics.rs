@@ -4,7 +4,7 @@
 //! scrape, so that a request neither looks up labels nor writes a shared line. No label value comes from a peer.
 //! A handle taken before `forget_services` counts nowhere: take handles anew when a service reappears.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -113,11 +113,19 @@ families! {
         "Always 1: the component in force.";
     policy_quarantined: IntGaugeVec = "outrigger_policy_quarantined", ["policy"],
         "1 if the policy failed too often and waits to be replaced.";
+    policy_instances: IntGauge = "outrigger_policy_instances", [],
+        "Instances of policies that workers hold now.";
+    policy_evictions: IntCounter = "outrigger_policy_evictions_total", [],
+        "Instances given up for others because there was no room; they are made anew when wanted.";
     policy_value: IntGaugeVec = "outrigger_policy_value", ["policy", "name"],
         "Numbers that policies keep.";
 
     endpoints: IntGaugeVec = "outrigger_endpoints", ["service", "state"],
-        "Endpoints by state: ready, ejected, draining, down.";
+        "Endpoints by state: ready, ejected, draining, down. Of services that are configured or have been asked for.";
+    catalogue_services: IntGauge = "outrigger_catalogue_services", [],
+        "Services known.";
+    catalogue_endpoints: IntGauge = "outrigger_catalogue_endpoints", [],
+        "Endpoints known, whatever their state.";
     registry_last_confirmed: Gauge = "outrigger_registry_last_confirmed_seconds", [],
         "Seconds since the registry last confirmed what it says.";
     registry_valid: IntGauge = "outrigger_registry_valid", [],
@@ -171,6 +179,11 @@ impl Metrics {
     /// is kept: do it for many at once.
     pub fn forget_services(&self, services: &HashSet<Arc<str>>) {
         self.forget("service", services);
+    }
+
+    /// Services about which something is kept.
+    pub fn services_used(&self) -> BTreeSet<String> {
+        declare::values_of(&self.upstream_connects, "service")
     }
 
     /// Removes what is kept about a policy that is no longer configured.

@@ -61,7 +61,7 @@ pub struct Pool {
 }
 
 /// A policy in use, pinned to the component that serves it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PolicyRef {
     /// As configured, for metrics and messages.
     pub policy: Arc<str>,

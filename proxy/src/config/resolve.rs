@@ -208,6 +208,9 @@ fn policy_host(
             &at.field("component_bytes_max"),
             problems,
         ),
+        // Each takes some of the 65,530 mappings that the kernel grants (`vm.max_map_count`); a process without any
+        // left cannot run WebAssembly at all, and ends.
+        instances_max: range(written.instances_max, 4096, 8..=8192, &at.field("instances_max"), problems),
         call_budget,
         update_budget,
         direct_calls: written.direct_calls.unwrap_or(true),

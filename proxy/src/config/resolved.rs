@@ -167,6 +167,8 @@ pub struct PolicyHost {
     pub memory_bytes_max: usize,
     /// Size of a component, in bytes.
     pub component_bytes_max: usize,
+    /// In this process, all workers together.
+    pub instances_max: usize,
     /// CPU time of one `pick` or `route`.
     pub call_budget: Duration,
     /// CPU time of `configure`, `update` and state hand-off.

@@ -143,6 +143,10 @@ pub(crate) struct PolicyHost {
     pub(crate) memory_bytes_max: Option<Size>,
     /// Size of a policy's component. Default: 32MiB.
     pub(crate) component_bytes_max: Option<Size>,
+    /// Instances of policies in this process, all workers together. A service that the configuration does not name has
+    /// one from its first request on; where there is no room, the service not asked for longest gives its up.
+    /// Default: 4096.
+    pub(crate) instances_max: Option<usize>,
     /// CPU time of one decision. Default: 2ms.
     pub(crate) call_budget: Option<Span>,
     /// CPU time to take in configuration or a new list of endpoints. Default: 50ms.

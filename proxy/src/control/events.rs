@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::policies::{self, LoadError, Source, Version};
-use super::reconcile::{ApplyError, Change, Reconciler, place_of, send};
+use super::reconcile::{ApplyError, Change, Made, Reconciler, place_of, send};
 use super::register::Registration;
 use super::registry::guard::Key;
 use super::sources::{self, Broken, Reloaded};
@@ -75,7 +75,10 @@ enum Ended {
     Registry(Result<Catalogue, Vec<Diagnostic>>),
     /// Of the endpoints kept in spite of the registry, those that are silent.
     Probed(Vec<Key>),
-    Saved(std::io::Result<()>),
+    /// After how long.
+    Saved(Duration, std::io::Result<()>),
+    /// Instances that workers wanted.
+    Made(Made),
     Tls {
         field: &'static str,
         read: Result<Arc<ClientConfig>, String>,
@@ -143,6 +146,9 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
                     None => return,
                 },
             }
+            if let Some(work) = events.state.make_wanted().await {
+                events.slowly(async move { Ended::Made(work.await) });
+            }
             events.status.send_replace(Arc::new(events.state.status()));
         }
     });
@@ -156,6 +162,7 @@ impl Events {
             Report::Failed { worker, slot, digest, failure } => {
                 self.state.failed(worker, slot, digest, &failure).await;
             }
+            Report::Wanted { worker, slot, digest } => self.state.want(worker, slot, digest).await,
             Report::Retired(instance) => drop(instance),
         }
     }
@@ -225,13 +232,14 @@ impl Events {
             Ended::Config(_) => Subject::Config,
             Ended::Registry(_) => Subject::Registry,
             Ended::Policy { policy, .. } => Subject::Policy(Arc::clone(policy)),
-            Ended::Probed(_) | Ended::Saved(_) => Subject::Registry,
+            Ended::Probed(_) | Ended::Saved(..) | Ended::Made(_) => Subject::Registry,
             Ended::Tls { field, .. } => Subject::Tls(field),
         };
         let overtaken = self.effective.get(&subject).is_some_and(|&latest| latest > number);
         match what {
             Ended::Probed(silent) => self.probed(silent).await,
-            Ended::Saved(result) => self.saved(result),
+            Ended::Saved(took, result) => self.saved(took, result),
+            Ended::Made(made) => self.state.link(made).await,
             Ended::Policy { reply, .. } if overtaken => {
                 reply.into_iter().for_each(|r| answer(r, Err(Denied::Overtaken)))
             }

@@ -39,6 +39,7 @@ pub(crate) fn config() -> Config {
             cache_dir: None,
             memory_bytes_max: 16 << 20,
             component_bytes_max: 1 << 20,
+            instances_max: 4096,
             call_budget: Duration::from_millis(2),
             update_budget: Duration::from_millis(500),
             direct_calls: true,

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
-use crate::link::Slot;
 use crate::snapshot::{
     Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router, Shelf,
     Snapshot,
@@ -141,12 +140,17 @@ impl World {
         self.snapshot.services.get(service).is_some_and(|at| at >= self.snapshot.parts.end)
     }
 
-    /// Every place that a policy's instance may fill.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        let pools = self.snapshot.pools.iter().map(|pool| Slot::Balancer(Arc::clone(&pool.name)));
-        let routes = self.snapshot.routes.routes().iter();
-        let routers = routes.filter(|route| matches!(route.target, RouteTarget::Router(_)));
-        pools.chain(routers.map(|route| Slot::Router(Arc::clone(&route.name))))
+    /// Services and their endpoints, those included that no pool has.
+    pub fn size(&self) -> (usize, usize) {
+        let whole = self.members.iter().enumerate().filter(|(at, _)| !self.snapshot.parts.contains(at));
+        whole.fold((0, 0), |(services, endpoints), (_, members)| {
+            (services + 1, endpoints + members.endpoints.len())
+        })
+    }
+
+    /// What picks for services that the configuration does not name.
+    pub fn usual_balancer(&self) -> &PolicyRef {
+        &self.usual.balancer
     }
 
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {

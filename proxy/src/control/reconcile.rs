@@ -3,27 +3,29 @@
 //! `Reconciler` is the control loop's state. Its one way to change what workers serve is `apply`, which either
 //! publishes everything that a change asks for or leaves all as it was.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::policies::{EXPORT_WAIT, Policies, Verdict, Version};
-use super::prepare::{self, Need, Prepared, Refused, SlotInterests, Versions};
+use super::prepare::{self, Held, Need, Needs, Prepared, Refused, Slots, Versions};
 use super::publish::{Unpinned, World};
 use super::status::Faults;
 use crate::config::{Config, Place, PolicyUse};
 use crate::link::{Command, Instance, Slot};
 use crate::metrics::Metrics;
-use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
+use crate::policy::{Engine, Failure, PolicyMetrics, Refusal};
 use crate::snapshot::{Catalogue, Digest, Snapshot};
 
 mod gone;
 mod notes;
+mod wanted;
 
 pub(super) use gone::Gone;
 pub use notes::Confirmed;
+pub(super) use wanted::{Made, Wanted};
 
 /// What the control loop knows and holds.
 #[derive(Debug)]
@@ -45,8 +47,8 @@ pub(super) struct Reconciler {
     pub(super) policies: Policies,
     /// Before the first publication there is none.
     pub(super) world: Option<Arc<World>>,
-    /// Slots whose instances workers hold, with what the instances asked for.
-    pub(super) held: SlotInterests,
+    pub(super) held: Slots,
+    pub(super) wanted: Wanted,
     pub(super) faults: Faults,
     /// Last version that each worker said is in force.
     pub(super) applied: Vec<u64>,
@@ -137,9 +139,8 @@ impl Reconciler {
             self.faults.refused(&one.policy, one.to_string());
         }
         self.deliver(&world, prepared).await;
-        // Tried again when the endpoints change.
-        let wanting = Interests { rebuild: true, ..Interests::default() };
-        self.held.extend(refused.into_iter().map(|one| (one.slot, wanting)));
+        let refused = refused.into_iter().filter(|one| prepare::policy_in(&world, &one.slot).is_some());
+        self.held.extend(refused.map(|one| (one.slot, Held::Refused)));
         self.believe(config, tried);
         Ok(self.publish(world))
     }
@@ -158,12 +159,14 @@ impl Reconciler {
     async fn prepare(
         &self,
         config: &Config,
-        needs: Vec<Need>,
+        needs: Needs,
     ) -> Result<(Vec<Prepared>, Vec<Refused>), ApplyError> {
-        let (handing, fresh): (Vec<Need>, Vec<Need>) = needs.into_iter().partition(|need| need.hands_over);
+        let Needs { fill, mut prove } = needs;
+        let (handing, fresh): (Vec<Need>, Vec<Need>) = fill.into_iter().partition(|need| need.hands_over);
         let workers = self.workers.len();
         let (mut prepared, mut refused) = self.make(config, fresh, workers, HashMap::new()).await?;
-        let (_, unfit) = self.make(config, handing.clone(), 1, HashMap::new()).await?;
+        prove.extend(handing.iter().cloned());
+        let (_, unfit) = self.make(config, prove, 1, HashMap::new()).await?;
         if !unfit.is_empty() {
             refused.extend(unfit);
             return Ok((prepared, refused));
@@ -212,19 +215,16 @@ impl Reconciler {
 
     async fn deliver(&mut self, world: &World, prepared: Vec<Prepared>) {
         if let Some(first) = prepared.first() {
-            let interests =
-                first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
-            self.held.extend(interests);
+            let held = first.iter().map(|(slot, instance)| (slot.clone(), prepare::held_by(instance)));
+            self.held.extend(held);
         }
         match &world.snapshot.patch {
             Some(patch) => patch.gone.iter().for_each(|name| {
                 self.held.remove(&Slot::Balancer(Arc::clone(name)));
             }),
-            None => {
-                let slots: HashSet<Slot> = world.slots().collect();
-                self.held.retain(|slot, _| slots.contains(slot));
-            }
+            None => self.held.retain(|slot, _| prepare::policy_in(world, slot).is_some()),
         }
+        self.count_instances();
         for (worker, instances) in self.workers.iter().zip(prepared) {
             let snapshot = Arc::clone(&world.snapshot);
             send(worker, Command::Deliver { snapshot, instances }).await;
@@ -259,7 +259,6 @@ impl Reconciler {
     fn publish(&mut self, world: World) -> u64 {
         let version = world.snapshot.version;
         self.gone.follow(self.world.as_deref(), &world);
-        self.faults.crowded = !prepare::has_room(&world);
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.snapshots.send_replace(Some(Arc::clone(&world.snapshot)));
         self.world = Some(Arc::new(world));
@@ -295,6 +294,8 @@ impl Reconciler {
         self.metrics.policy_failures.with_label_values(&[&*policy, failure.kind.name()]).inc();
         tracing::warn!(policy = &*policy, worker, ?slot, %failure, "policy failed; the fallback serves meanwhile");
         match self.policies.fail(&policy, failure, &self.config.policy_host) {
+            // Made room for others since: it is made anew when wanted.
+            Verdict::Replace if !self.held.contains_key(&slot) => {}
             Verdict::Leave => {}
             Verdict::Quarantine => self.quarantine(&world, &policy, &failure.to_string()).await,
             Verdict::Replace => match self.replacement(need).await {
@@ -325,12 +326,21 @@ impl Reconciler {
             "policy quarantined: the fallback serves until it is replaced or reset"
         );
         self.metrics.policy_quarantined.with_label_values(&[policy]).set(1);
-        for slot in prepare::slots_of(world, policy) {
-            let digest = self.policies.entry(policy).map(|entry| entry.current.digest());
-            let Some(digest) = digest else { return };
-            for worker in &self.workers {
-                send(worker, Command::Quarantine { slot: slot.clone(), digest }).await;
-            }
+        let works =
+            |slot: &&Slot| prepare::policy_in(world, slot).is_some_and(|used| *used.policy == *policy);
+        let slots: Vec<Slot> = self.held.keys().filter(works).cloned().collect();
+        let Some(digest) = self.policies.entry(policy).map(|entry| entry.current.digest()) else { return };
+        for slot in slots {
+            self.held.remove(&slot);
+            self.close(slot, digest).await;
+        }
+        self.count_instances();
+    }
+
+    /// No worker gets an instance for this slot.
+    async fn close(&self, slot: Slot, digest: Digest) {
+        for worker in &self.workers {
+            send(worker, Command::Quarantine { slot: slot.clone(), digest }).await;
         }
     }
 }

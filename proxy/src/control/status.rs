@@ -100,8 +100,6 @@ pub(super) struct Faults {
     pub(super) stale: Option<String>,
     /// Certificates and keys that cannot be used, by the field that names them.
     pub(super) tls: BTreeMap<&'static str, String>,
-    /// More services than instances can be made for.
-    pub(super) crowded: bool,
     /// Fields of the configuration that wait for a restart.
     pub(super) restart: Vec<&'static str>,
     /// Versions that are wanted and not in force, by policy.
@@ -109,9 +107,6 @@ pub(super) struct Faults {
     /// The latest of each policy, whatever came after it.
     refusals: BTreeMap<Arc<str>, RefusalStatus>,
 }
-
-const CROWDED: &str = "registry: too many services for an instance each: the proxy's own balancer serves those without \
-                       an entry in `services`; `registry.services` can name what this workload needs";
 
 impl Faults {
     /// A version is wanted that the policy's host or one of its uses refused.
@@ -143,8 +138,7 @@ impl Faults {
         let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
         let restart =
             self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
-        let crowded = self.crowded.then(|| CROWDED.to_owned());
-        config.chain(registry).chain(tls).chain(crowded).chain(policies).chain(restart)
+        config.chain(registry).chain(tls).chain(policies).chain(restart)
     }
 }
 

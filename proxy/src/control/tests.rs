@@ -11,6 +11,8 @@ use crate::config;
 use crate::link::{COMMANDS_MAX, Instance, REPORTS_MAX, Slot};
 use crate::policy::{BalancerInstance, Failure, FailureKind, Observation, Outcome, builtin};
 
+mod first_use;
+
 /// Longer than any change takes.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -33,6 +35,7 @@ struct Seen {
     delivered: Vec<Slot>,
     replaced: Vec<Slot>,
     quarantined: Vec<Slot>,
+    evicted: Vec<Slot>,
     drained: bool,
     exported: Vec<u8>,
 }
@@ -131,6 +134,15 @@ fn obey(seen: &mut Seen, command: Command) -> Option<u64> {
             seen.instances.insert(slot, instance);
         }
         Command::Quarantine { slot, .. } => seen.quarantined.push(slot),
+        Command::Evict { slots } => {
+            seen.instances.retain(|slot, _| !slots.contains(slot));
+            seen.evicted.extend(slots);
+        }
+        Command::LastUses { reply } => {
+            // In the order of their coming.
+            let uses = seen.replaced.iter().cloned().zip(1..).collect();
+            let _ = reply.send(uses);
+        }
         Command::ExportState { slot, reply } => {
             if let Some(Instance::Balancer(instance)) = seen.instances.get_mut(&slot) {
                 if seen.exported.is_empty() {

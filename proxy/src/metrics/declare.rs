@@ -1,6 +1,6 @@
 //! How a line of the table becomes a registered family.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
@@ -65,6 +65,13 @@ impl From<&Family> for HistogramOpts {
     fn from(family: &Family) -> Self {
         Self::new(family.name, family.help).buckets(family.buckets.to_vec())
     }
+}
+
+/// All values that a label has.
+pub(super) fn values_of<B: MetricVecBuilder>(vec: &MetricVec<B>, label: &str) -> BTreeSet<String> {
+    let families = vec.collect();
+    let labels = families.iter().flat_map(|family| family.get_metric()).flat_map(|m| m.get_label());
+    labels.filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()).collect()
 }
 
 /// The crate removes a label set only by all of its values, so they are collected first.

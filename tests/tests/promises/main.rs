@@ -26,6 +26,7 @@ mod registry_embedded;
 mod registry_etcd;
 mod registry_register;
 mod registry_reload;
+mod registry_scale;
 mod registry_server;
 mod registry_server_clients;
 mod registry_server_crash;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Gone, Reconciler};
+use super::{Gone, Reconciler, Wanted};
 use crate::clock;
 use crate::config::Config;
 use crate::control::policies::Policies;
@@ -51,6 +51,7 @@ impl Reconciler {
             policies: Policies::default(),
             world: None,
             held: HashMap::new(),
+            wanted: Wanted::default(),
             faults: Faults::default(),
             applied: vec![0; workers.len()],
             workers,
