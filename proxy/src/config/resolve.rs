@@ -17,6 +17,7 @@ use super::{builtin_kind, written};
 
 pub(crate) mod admin;
 pub(crate) mod check;
+mod dns;
 mod policy;
 mod registry;
 mod route;
@@ -53,6 +54,7 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
     let admin = admin::resolve(written.admin.unwrap_or_default(), base, &root.field("admin"), problems);
     admin::refuse_shared_port(&admin.listen, &outbound, &root.field("admin"), problems);
     let node = node(written.node.unwrap_or_default(), &root.field("node"), problems);
+    let domain = domain(written.domain, &root.field("domain"), problems);
     let state_dir =
         registry::state_dir(written.state_dir.as_deref(), base, &root.field("state_dir"), problems);
     let registry = registry::resolve(written.registry, &node, base, &root.field("registry"), problems);
@@ -64,7 +66,8 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         registry,
         state_dir,
         log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
-        domain: domain(written.domain, &root.field("domain"), problems),
+        dns: written.dns.map(|dns| dns::resolve(dns, &domain, &root.field("dns"), problems)),
+        domain,
         forwarded: forwarded(written.forwarded),
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
         policy_host: policy_host(

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use crate::tls;
 
+mod dns;
 mod registry;
 
+pub use dns::{Answer, ConsulNames, Dns, DnsLimits, Forward, ServiceNames, VirtualRanges};
 pub use registry::{
     Check, CheckKind, Consul, Etcd, MassRemoval, Register, Registry, RegistrySource, Server, Stale,
 };
@@ -33,6 +35,8 @@ pub struct Config {
     pub log: Log,
     /// `SERVICE.<domain>` names the service as well as `SERVICE`.
     pub domain: String,
+    /// Names for workloads, if they are offered.
+    pub dns: Option<Dns>,
     pub forwarded: ForwardedFields,
     pub limits: Limits,
     pub policy_host: PolicyHost,
@@ -223,6 +227,7 @@ pub struct ServiceSettings {
     pub timeouts: Timeouts,
     pub retry: Retry,
     pub ejection: Ejection,
+    pub dns: ServiceNames,
 }
 
 /// A policy at work: which one, and with which configuration.

@@ -10,11 +10,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+mod dns;
 mod forms;
 mod registry;
 mod tls;
 mod units;
 
+pub(crate) use dns::{Answer, ConsulNames, Dns, DnsLimits, Forward, ServiceNames, VirtualAddresses};
 pub(crate) use forms::{OneOrMany, Ordered, Short};
 pub(crate) use registry::{Check, CheckKind, Consul, Etcd, Register, Registry, Then};
 pub(crate) use tls::ClientTls;
@@ -41,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: Option<String>,
     /// `SERVICE.<domain>` names a service as well as `SERVICE`. Default: mesh.internal.
     pub(crate) domain: Option<String>,
+    /// Names for workloads, over UDP and TCP; `{}` offers them as they come. Default: not offered.
+    pub(crate) dns: Option<Dns>,
     /// What is logged, and how.
     pub(crate) log: Option<Log>,
     /// Which fields tell a service about the client. Default: x-forwarded.
@@ -202,6 +206,8 @@ pub(crate) struct Service {
     pub(crate) retry: Option<Retry>,
     /// When an endpoint that fails is left out for a while.
     pub(crate) ejection: Option<Ejection>,
+    /// What its name resolves to, with `dns`.
+    pub(crate) dns: Option<ServiceNames>,
 }
 
 /// What the hash given to policies is made of.

@@ -11,6 +11,7 @@ use crate::config::{
     PolicyFile, PolicyHost, PolicyUse, Retry, Route, RouteAction, RouteMatch, ServiceSettings, Timeouts,
 };
 
+mod dns;
 mod registry;
 
 pub(super) fn view(config: &Config) -> Value {
@@ -23,6 +24,7 @@ pub(super) fn view(config: &Config) -> Value {
         state_dir,
         log: Log { format, filter, access },
         domain,
+        dns,
         forwarded,
         limits,
         policy_host,
@@ -56,6 +58,7 @@ pub(super) fn view(config: &Config) -> Value {
         "state_dir": state_dir.as_ref().map(|dir| dir.display().to_string()),
         "log": { "format": format, "filter": filter, "access": access },
         "domain": domain,
+        "dns": dns.as_ref().map(dns::view),
         "forwarded": forwarded,
         "limits": limits_view(limits),
         "policy_host": host_view(policy_host),
@@ -112,7 +115,7 @@ fn host_view(host: &PolicyHost) -> Value {
 }
 
 fn settings_view(settings: &ServiceSettings) -> Value {
-    let ServiceSettings { balancer, hash_key, timeouts, retry, ejection } = settings;
+    let ServiceSettings { balancer, hash_key, timeouts, retry, ejection, dns } = settings;
     let Timeouts { connect, request, idle } = timeouts;
     let Retry { attempts, statuses } = retry;
     let Ejection { consecutive_failures, time, time_max, panic_threshold } = ejection;
@@ -127,6 +130,7 @@ fn settings_view(settings: &ServiceSettings) -> Value {
             "time_max_ms": ms(*time_max),
             "panic_threshold": panic_threshold,
         },
+        "dns": dns::names_view(*dns),
     })
 }
 
