@@ -18,6 +18,7 @@ use crate::policy::Engine;
 use crate::snapshot::{Digest, Snapshot};
 use register::Registration;
 
+mod addresses;
 pub mod admin;
 mod events;
 pub mod policies;

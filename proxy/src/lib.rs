@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod names;
 pub mod policy;
 pub mod registry_server;
+mod shared_map;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;

@@ -146,6 +146,14 @@ families! {
         "Times that the workload was registered, or registered again.";
     workload_healthy: IntGauge = "outrigger_workload_healthy", [],
         "1 if the workload passes its check.";
+    dns_queries: IntCounterVec = "outrigger_dns_queries_total", ["transport", "source", "code"],
+        "Questions answered, by where the answer came from: local, cache, stale, upstream, failed or refused.";
+    dns_duration: HistogramVec = "outrigger_dns_duration_seconds", ["source"],
+        "Time from a question to its reply.", DNS_SECONDS;
+    dns_dropped: IntCounterVec = "outrigger_dns_dropped_total", ["reason"],
+        "Questions, replies and connections dropped without a word, by why.";
+    dns_connections: IntGauge = "outrigger_dns_connections", [],
+        "Connections with questions open now.";
     config_valid: IntGauge = "outrigger_config_valid", [],
         "1 if the configuration as it is now on disk is in force.";
     config_reloads: IntCounterVec = "outrigger_config_reloads_total", ["result"],
@@ -164,6 +172,10 @@ const LATENCY_SECONDS: &[f64] =
 /// From a tenth of a microsecond to the budget of a call and beyond.
 const CALL_SECONDS: &[f64] =
     &[1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2];
+
+/// From an answer out of memory to a resolver that gives up.
+const DNS_SECONDS: &[f64] =
+    &[1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.5, 2.5, 10.0];
 
 /// From the handing over of ready instances to a list of thousands of endpoints taken in by many.
 const SWAP_SECONDS: &[f64] = &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2, 1e-1];

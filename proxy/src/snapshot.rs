@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use crate::config::{Config, PolicyUse, ServiceSettings};
 
+pub mod addresses;
 pub mod names;
 pub mod route;
 pub mod service;
 pub mod shelf;
 
+pub use addresses::Addresses;
 pub use names::Names;
 pub use route::{Route, RouteTable, RouteTarget, Router};
 pub use service::{Catalogue, Delta, Endpoint, EndpointRecord, EndpointState, EndpointStatus, Records};
@@ -34,6 +36,8 @@ pub struct Snapshot {
     /// Service name to the index of its whole pool.
     pub services: Arc<Names>,
     pub routes: Arc<RouteTable>,
+    /// Virtual addresses of services.
+    pub addresses: Addresses,
     /// `None`: anything may differ from the version before.
     pub patch: Option<Patch>,
 }
@@ -101,12 +105,16 @@ impl Snapshot {
     pub fn empty(config: Arc<Config>) -> Self {
         let routes = Arc::new(RouteTable::new(Vec::new(), &config.domain));
         let (pools, services) = (Shelf::default(), Arc::default());
-        Self { version: 0, config, pools, parts: 0..0, services, routes, patch: None }
+        Self { version: 0, config, pools, parts: 0..0, services, routes, addresses: Addresses::default(), patch: None }
     }
 
-    /// The pool of the service that an authority names.
+    /// The pool of the service that an authority names, or whose virtual address it is.
     pub fn service_of(&self, authority: &str) -> Option<usize> {
-        self.routes.service_of(authority, &self.services)
+        let at_address = || {
+            let address = route::host_of(authority).parse().ok()?;
+            self.services.get(self.addresses.service_at(address)?)
+        };
+        self.routes.service_of(authority, &self.services).or_else(at_address)
     }
 
     /// Where the pool of this name lies.

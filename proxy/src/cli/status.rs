@@ -16,7 +16,7 @@ pub struct StatusArgs {
     #[command(flatten)]
     sidecar: Sidecar,
 
-    /// Print JSON: `ready`, `endpoints` and `policies` as the admin interface has them
+    /// Print JSON: `ready`, `endpoints`, `names` and `policies` as the admin interface has them
     #[arg(long)]
     json: bool,
 }
@@ -41,11 +41,13 @@ async fn state(admin: &Address) -> anyhow::Result<Value> {
     // Not ready is an answer, too.
     let (_, ready) = admin.ask(Method::GET, "/ready", None, Bytes::new()).await?;
     let endpoints = admin.get("/endpoints").await?;
+    let names = admin.get("/names").await?;
     let policies = admin.get("/policies").await?;
     let value = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes);
     Ok(json!({
         "ready": value(&ready)?,
         "endpoints": value(&endpoints)?,
+        "names": value(&names)?,
         "policies": value(&policies)?["policies"].take(),
     }))
 }
@@ -62,9 +64,17 @@ fn table(state: &Value) -> String {
     for problem in ready["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         let _ = writeln!(text, "problem: {problem}");
     }
+    names(&mut text, &state["names"]);
     services(&mut text, &state["endpoints"]);
     policies(&mut text, &state["policies"]);
     text
+}
+
+fn names(text: &mut String, names: &Value) {
+    let Some(services) = names["services"].as_object() else { return };
+    let listen: Vec<&str> = names["listen"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let (count, domain) = (services.len(), names["domain"].as_str().unwrap_or_default());
+    let _ = writeln!(text, "names: {count} services below {domain}, asked for at {}", listen.join(" and "));
 }
 
 fn services(text: &mut String, endpoints: &Value) {
@@ -121,12 +131,14 @@ mod tests {
         let state = json!({
             "ready": {"ready": true, "draining": false, "version": 7, "applied": 7, "problems": ["config: o.yaml:3:1"]},
             "endpoints": {"web": [{"status": "ready", "in_flight": 2}, {"status": "ejected", "in_flight": 1}], "a": []},
+            "names": {"listen": ["127.0.0.1:15053"], "domain": "mesh.internal", "services": {"web": {}}},
             "policies": [{"name": "p2c", "quarantined": true, "digest": "0123456789abcdef", "failures": 5,
                           "uses": ["web", "a"], "uses_total": 5}],
         });
         let text = table(&state);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["ready, snapshot 7 of 7", "problem: config: o.yaml:3:1"]);
+        assert_eq!(lines[2], "names: 1 services below mesh.internal, asked for at 127.0.0.1:15053");
         assert!(lines.contains(&"SERVICE  READY  EJECTED  DRAINING  DOWN  IN FLIGHT"), "{text}");
         assert!(lines.contains(&"web      1      1        0         0     3"), "{text}");
         assert!(lines.contains(&"p2c     quarantined  0123456789ab  5         web, a and 3 more"), "{text}");

@@ -31,6 +31,7 @@ mod config_view;
 mod endpoints;
 mod guard;
 mod listen;
+mod names;
 mod scrape;
 mod target;
 #[cfg(test)]
@@ -139,6 +140,10 @@ impl Admin {
             Target::Config => json(StatusCode::OK, &config_view::view(&self.control.status().config)),
             Target::Endpoints => {
                 json(StatusCode::OK, &endpoints::view(self.control.status().world.as_deref()))
+            }
+            Target::Names => {
+                let status = self.control.status();
+                json(StatusCode::OK, &names::view(&status.config, status.world.as_deref()))
             }
             Target::Policies => {
                 let status = self.control.status();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::addresses::AddressBook;
 use super::policies::{self, LoadError, Source, Version};
 use super::reconcile::{ApplyError, Change, Made, Reconciler, place_of, send};
 use super::register::Registration;
@@ -110,6 +111,7 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
     let (applied_by_all, applied) = watch::channel(0);
     let config = Arc::clone(&config);
     let mut state = Reconciler::new((engine, metrics, config), workers, snapshots, applied_by_all);
+    state.addresses = AddressBook::open(&state.config).await;
     state.note_confirmed();
     state.metrics.config_valid.set(1);
     let change = Change { config: Some(Arc::clone(&state.config)), versions };

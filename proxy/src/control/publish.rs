@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
 use crate::snapshot::{
-    Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router, Shelf,
+    Addresses, Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router, Shelf,
     Snapshot,
 };
 
@@ -105,9 +105,18 @@ impl World {
             parts,
             services,
             routes,
+            addresses: Addresses::default(),
             patch: None,
         });
         Ok(Self { snapshot, members: members.into_iter().collect(), parts: places.into(), usual })
+    }
+
+    /// With addresses for its services. A snapshot that is in force already keeps those it has.
+    pub fn addressed(mut self, addresses: impl FnOnce(&Snapshot) -> Addresses) -> Self {
+        if let Some(snapshot) = Arc::get_mut(&mut self.snapshot) {
+            snapshot.addresses = addresses(snapshot);
+        }
+        self
     }
 
     /// Whether a worker would notice no difference.

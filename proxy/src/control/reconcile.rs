@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::addresses::AddressBook;
 use super::policies::{EXPORT_WAIT, Policies, Verdict, Version};
 use super::prepare::{self, Held, Need, Needs, Prepared, Refused, Slots, Versions};
 use super::publish::{Unpinned, World};
@@ -50,6 +51,7 @@ pub(super) struct Reconciler {
     pub(super) held: Slots,
     pub(super) wanted: Wanted,
     pub(super) faults: Faults,
+    pub(super) addresses: AddressBook,
     /// Last version that each worker said is in force.
     pub(super) applied: Vec<u64>,
     pub(super) confirmed: Confirmed,
@@ -121,6 +123,10 @@ impl Reconciler {
             None if self.left_out => World::next(old.as_deref(), &config, &self.catalogue.emptied(), &pins)?,
             None => World::next(old.as_deref(), &config, &self.catalogue, &pins)?,
         };
+        let addresses = &mut self.addresses;
+        let world = world.addressed(|snapshot| {
+            addresses.follow(snapshot, snapshot.patch.as_ref().map(|_| &self.touched))
+        });
         if let Some(old) = old.filter(|old| world.same_as(old)) {
             self.believe(config, tried);
             // Endpoints that no pool has may have changed all the same.

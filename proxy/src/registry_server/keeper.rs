@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::model::{Check, Definition, Name, Session, Status, duration};
 use super::probe;
 use super::settings::Limits;
-use super::shared_map::{Difference, SharedMap};
+use crate::shared_map::{Difference, SharedMap};
 use super::state::{State, Topic};
 use super::writer::Registry;
 

@@ -35,6 +35,25 @@ impl<T> Shelf<T> {
         self.pieces.get(index / PIECE)?.get(index % PIECE)
     }
 
+    /// Where the two do not hold the same, by this comparison. Pieces that they share are skipped, so the cost follows
+    /// what differs.
+    pub fn differing<'a>(
+        &'a self,
+        other: &'a Self,
+        same: impl Fn(&T, &T) -> bool + 'a,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let numbers = 0..self.pieces.len().max(other.pieces.len());
+        let pieces = numbers.filter(|number| match (self.pieces.get(*number), other.pieces.get(*number)) {
+            (Some(ours), Some(theirs)) => !Arc::ptr_eq(ours, theirs),
+            _ => true,
+        });
+        let indices = pieces.flat_map(|number| number * PIECE..(number + 1) * PIECE);
+        indices.filter(move |index| match (self.get(*index), other.get(*index)) {
+            (Some(ours), Some(theirs)) => !same(ours, theirs),
+            (ours, theirs) => ours.is_some() || theirs.is_some(),
+        })
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.pieces.iter().flat_map(|piece| piece.iter())
     }
@@ -111,6 +130,10 @@ mod tests {
         assert_eq!((other[129], other[130], other[131], other.len()), (129, 7, 8, 1000));
         assert_eq!(shared(&shelf, &other), shelf.pieces.len() - 1);
         assert!(shelf.iter().copied().eq(0..1000));
+        assert_eq!(shelf.differing(&other, |a, b| a == b).collect::<Vec<_>>(), [130, 131]);
+        let shorter: Shelf<usize> = (0..998).collect();
+        assert_eq!(shelf.differing(&shorter, |a, b| a == b).collect::<Vec<_>>(), [998, 999]);
+        assert_eq!(shorter.differing(&shelf, |a, b| a == b).count(), 2);
         assert!(Shelf::<usize>::default().is_empty());
     }
 

@@ -136,6 +136,7 @@ impl Edit<'_> {
             parts: old.parts.clone(),
             services,
             routes: Arc::clone(&old.routes),
+            addresses: old.addresses.clone(),
             patch: Some(Patch { base: old.version, pools, gone: self.gone }),
         });
         World { snapshot, members, parts, usual }

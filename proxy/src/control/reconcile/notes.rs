@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Gone, Reconciler, Wanted};
 use crate::clock;
 use crate::config::Config;
+use crate::control::addresses::AddressBook;
 use crate::control::policies::Policies;
 use crate::control::status::Faults;
 use crate::link::Command;
@@ -53,6 +54,7 @@ impl Reconciler {
             held: HashMap::new(),
             wanted: Wanted::default(),
             faults: Faults::default(),
+            addresses: AddressBook::default(),
             applied: vec![0; workers.len()],
             workers,
             confirmed: Confirmed::default(),

@@ -121,6 +121,16 @@ impl<'a> Reply<'a> {
         self.section = section;
     }
 
+    /// Records in the answer section so far.
+    pub fn answers(&self) -> u16 {
+        self.counts[Section::Answer as usize]
+    }
+
+    /// Something has been left out.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Whether it fitted. If not, nothing after it does: a client shall not take a part for the whole.
     pub fn record(&mut self, owner: &[u8], ttl_s: u32, data: Data<'_>) -> bool {
         if self.full {

@@ -133,7 +133,8 @@ fn replies_are_read_by_others_and_names_are_compressed() {
     assert!(matches!(&cname.data, RData::CNAME(to) if to.0 == of("host.www.example.")), "{cname}");
     assert_eq!((&a.name, a.ttl, a.data.to_string()), (&of("host.www.example."), 5, "10.0.0.1".into()));
     assert_eq!(srv.data.to_string(), "1 2 3 host.www.example.");
-    assert_eq!(message.authorities[0].data.to_string(), "ns.dns.example. mail.example. 7 1 2 3 4");
+    // Pointers lead to the question's spelling.
+    assert_eq!(message.authorities[0].data.to_string(), "ns.dns.Example. mail.Example. 7 1 2 3 4");
     assert_eq!(message.additionals[0].name, of("ns.dns.example."));
     assert!(message.edns.unwrap().flags().dnssec_ok);
     let spelt = out.windows(7).filter(|window| window.eq_ignore_ascii_case(b"example")).count();
@@ -180,7 +181,7 @@ fn refusals_say_what_they_refuse() {
     refusal(&plain(), Code::BadVers, &mut out);
     let message = read(&out);
     assert_eq!(message.edns.as_ref().unwrap().rcode_high(), 1);
-    assert_eq!(message.metadata.response_code, ResponseCode::BADVERS);
+    assert_eq!(u16::from(message.metadata.response_code), 16);
 }
 
 /// Bytes in which each is as likely as any other, and questions with a few bytes changed: neither may panic.
