@@ -10,6 +10,8 @@ needed=(curl:curl etcd:etcd-server promtool:prometheus clang:clang wasm-ld:lld)
 needed+=(ip:iproute2 nft:nftables)
 # For the short run of the benchmarks.
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
+# Clients of names, and servers to compare with.
+needed+=(dig:bind9-dnsutils dnsperf:dnsperf unbound:unbound dnsmasq:dnsmasq-base)
 # For a client of the embedded registry.
 needed+=(node:nodejs npm:npm)
 # Debian's place for servers, which only root has on the path.

@@ -85,15 +85,9 @@ pub async fn start(
         Some(program) => Engine::with_compiler_child(&config.policy_host, program)?,
         None => Engine::new(&config.policy_host)?,
     };
-    // Ports first: a second instance must fail before it registers, compiles or captures anything.
-    let listeners = bind_all(&config.outbound, config.workers)?;
-    let admin = Listener::bind(&config.admin.listen)
-        .await
-        .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
-    let sockets = config.dns.as_ref().map(names::Sockets::bind).transpose();
-    let sockets = sockets
-        .map_err(|(address, error)| AppError::Listen { address: format!("{address} for names"), error })?;
+    let Ports { outbound: listeners, admin, names: sockets } = Ports::bind(&config).await?;
     let outbound = addresses(&listeners);
+    let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
     let access = match config.log.access {
         true => Some(
             AccessLog::start(io::stdout(), metrics.access_log_dropped.clone()).map_err(AppError::Thread)?,
@@ -131,7 +125,6 @@ pub async fn start(
         workers: commands.clone(),
         reports: from_workers,
     };
-    let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
     let control = Control::start(options).await?;
     let (names_stop, stop) = watch::channel(());
     if let (Some(sockets), Some(dns)) = (sockets, shared.dns.clone()) {
@@ -157,6 +150,30 @@ pub async fn start(
         names_stop,
         admin_task,
     })
+}
+
+/// All that is listened on.
+struct Ports {
+    /// By worker.
+    outbound: Vec<Vec<TcpListener>>,
+    admin: Listener,
+    names: Option<names::Sockets>,
+}
+
+impl Ports {
+    /// First of all: a second instance must fail before it registers, compiles or captures anything.
+    async fn bind(config: &Config) -> Result<Self, AppError> {
+        let outbound = bind_all(&config.outbound, config.workers)?;
+        let admin = Listener::bind(&config.admin.listen)
+            .await
+            .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
+        let names = config.dns.as_ref().map(names::Sockets::bind).transpose();
+        let names = names.map_err(|(address, error)| AppError::Listen {
+            address: format!("{address} for names"),
+            error,
+        })?;
+        Ok(Self { outbound, admin, names })
+    }
 }
 
 impl Running {

@@ -174,8 +174,7 @@ const CALL_SECONDS: &[f64] =
     &[1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2];
 
 /// From an answer out of memory to a resolver that gives up.
-const DNS_SECONDS: &[f64] =
-    &[1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.5, 2.5, 10.0];
+const DNS_SECONDS: &[f64] = &[1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.5, 2.5, 10.0];
 
 /// From the handing over of ready instances to a list of thousands of endpoints taken in by many.
 const SWAP_SECONDS: &[f64] = &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2, 1e-1];

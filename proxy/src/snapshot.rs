@@ -105,7 +105,16 @@ impl Snapshot {
     pub fn empty(config: Arc<Config>) -> Self {
         let routes = Arc::new(RouteTable::new(Vec::new(), &config.domain));
         let (pools, services) = (Shelf::default(), Arc::default());
-        Self { version: 0, config, pools, parts: 0..0, services, routes, addresses: Addresses::default(), patch: None }
+        Self {
+            version: 0,
+            config,
+            pools,
+            parts: 0..0,
+            services,
+            routes,
+            addresses: Addresses::default(),
+            patch: None,
+        }
     }
 
     /// The pool of the service that an authority names, or whose virtual address it is.

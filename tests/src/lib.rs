@@ -14,6 +14,7 @@
 pub mod authority;
 pub mod backend;
 pub mod client;
+pub mod dig;
 pub mod etcd;
 pub mod guest;
 pub mod load;

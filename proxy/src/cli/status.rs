@@ -72,7 +72,8 @@ fn table(state: &Value) -> String {
 
 fn names(text: &mut String, names: &Value) {
     let Some(services) = names["services"].as_object() else { return };
-    let listen: Vec<&str> = names["listen"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let listen: Vec<&str> =
+        names["listen"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let (count, domain) = (services.len(), names["domain"].as_str().unwrap_or_default());
     let _ = writeln!(text, "names: {count} services below {domain}, asked for at {}", listen.join(" and "));
 }

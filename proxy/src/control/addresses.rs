@@ -135,7 +135,10 @@ impl AddressBook {
             None => match self.free_number(name, ranges) {
                 Some(number) => number,
                 None => {
-                    tracing::error!(service = &**name, "no virtual address is free; widen dns.virtual_addresses");
+                    tracing::error!(
+                        service = &**name,
+                        "no virtual address is free; widen dns.virtual_addresses"
+                    );
                     return false;
                 }
             },
@@ -173,8 +176,12 @@ impl AddressBook {
         // Those before this moment are given up: too old, or too many.
         let oldest = over.checked_sub(1).and_then(|last| since.get(last)).copied().unwrap_or(f64::MIN);
         let stays = |resting: &Resting| now - resting.since < REST.as_secs_f64() && resting.since > oldest;
-        let leaving: Vec<Arc<str>> =
-            self.resting.iter().filter(|(_, resting)| !stays(resting)).map(|(name, _)| Arc::clone(name)).collect();
+        let leaving: Vec<Arc<str>> = self
+            .resting
+            .iter()
+            .filter(|(_, resting)| !stays(resting))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
         for name in leaving {
             if let Some(resting) = self.resting.remove(&name) {
                 self.rests.remove(&resting.number);
@@ -286,7 +293,8 @@ mod tests {
         assert!(first.iter().eq(again.iter()), "by the name alone");
 
         // In another order of arrival, names that meet would change places, were it not for what was saved.
-        let file = File { services: first.iter().map(|(n, at)| (Arc::clone(n), at)).collect(), ..File::default() };
+        let file =
+            File { services: first.iter().map(|(n, at)| (Arc::clone(n), at)).collect(), ..File::default() };
         let mut restarted = AddressBook::of(ranges(), file);
         for name in all.iter().rev() {
             restarted.follow(&snapshot(&all), Some(&[Arc::clone(name)].into()));
@@ -317,8 +325,10 @@ mod tests {
         }
         book.forget_rested(all as f64);
         assert_eq!((book.resting.len(), book.rests.len()), (RESTING_MAX, RESTING_MAX));
-        assert!(!book.resting.contains(&*format!("gone{}", all - RESTING_MAX - 1))
-            && book.resting.contains(&*format!("gone{}", all - RESTING_MAX)));
+        assert!(
+            !book.resting.contains(&*format!("gone{}", all - RESTING_MAX - 1))
+                && book.resting.contains(&*format!("gone{}", all - RESTING_MAX))
+        );
     }
 
     #[test]

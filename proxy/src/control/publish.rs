@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
 use crate::snapshot::{
-    Addresses, Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router, Shelf,
-    Snapshot,
+    Addresses, Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router,
+    Shelf, Snapshot,
 };
 
 mod members;

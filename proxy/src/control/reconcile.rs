@@ -124,9 +124,8 @@ impl Reconciler {
             None => World::next(old.as_deref(), &config, &self.catalogue, &pins)?,
         };
         let addresses = &mut self.addresses;
-        let world = world.addressed(|snapshot| {
-            addresses.follow(snapshot, snapshot.patch.as_ref().map(|_| &self.touched))
-        });
+        let world = world
+            .addressed(|snapshot| addresses.follow(snapshot, snapshot.patch.as_ref().map(|_| &self.touched)));
         if let Some(old) = old.filter(|old| world.same_as(old)) {
             self.believe(config, tried);
             // Endpoints that no pool has may have changed all the same.

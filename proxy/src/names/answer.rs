@@ -206,9 +206,8 @@ impl Answerer {
     fn exists(&self, located: &Located<'_>) -> bool {
         match located.meaning {
             Meaning::Nothing => false,
-            Meaning::Service { name, form } => {
-                service(&self.snapshot, name).is_some_and(|pool| form != Form::Below || pool.settings.dns.wildcard)
-            }
+            Meaning::Service { name, form } => service(&self.snapshot, name)
+                .is_some_and(|pool| form != Form::Below || pool.settings.dns.wildcard),
             Meaning::Endpoint { service: name, id } => service(&self.snapshot, name)
                 .is_some_and(|pool| pool.endpoints.iter().any(|endpoint| endpoint.id == id)),
             _ => true,

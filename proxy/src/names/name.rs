@@ -80,7 +80,8 @@ impl NameBuffer {
 
     /// `None` if it does not fit: then nobody can ask for the name either.
     pub(super) fn label(mut self, label: &[u8]) -> Option<Self> {
-        let length = u8::try_from(label.len()).ok().filter(|length| usize::from(*length) <= LABEL_BYTES_MAX)?;
+        let length =
+            u8::try_from(label.len()).ok().filter(|length| usize::from(*length) <= LABEL_BYTES_MAX)?;
         self.take(&[length])?;
         self.take(label)?;
         Some(self)

@@ -30,7 +30,11 @@ impl Reverse {
         // Pools move when others go, so all that is old leaves before anything new comes.
         let differing: Vec<usize> = new.pools.differing(&old.pools, Arc::ptr_eq).collect();
         for index in &differing {
-            old.pools.get(*index).filter(|pool| is_whole(pool)).into_iter().for_each(|pool| self.remove(pool));
+            old.pools
+                .get(*index)
+                .filter(|pool| is_whole(pool))
+                .into_iter()
+                .for_each(|pool| self.remove(pool));
         }
         for index in &differing {
             new.pools.get(*index).filter(|pool| is_whole(pool)).into_iter().for_each(|pool| self.add(pool));

@@ -88,7 +88,9 @@ impl Tag<'_> {
             Self::Labels(mut labels) => {
                 for part in text.as_bytes().split(|byte| *byte == b'.') {
                     let Some((&length, rest)) = labels.split_first() else { return false };
-                    let Some((label, rest)) = rest.split_at_checked(usize::from(length)) else { return false };
+                    let Some((label, rest)) = rest.split_at_checked(usize::from(length)) else {
+                        return false;
+                    };
                     if !label.eq_ignore_ascii_case(part) {
                         return false;
                     }

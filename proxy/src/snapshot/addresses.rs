@@ -115,10 +115,8 @@ mod tests {
 
     #[test]
     fn a_number_is_two_addresses_and_back() {
-        let ranges = VirtualRanges {
-            v4: ("240.16.0.0".parse().unwrap(), 12),
-            v6: ("fd00:1::".parse().unwrap(), 96),
-        };
+        let ranges =
+            VirtualRanges { v4: ("240.16.0.0".parse().unwrap(), 12), v6: ("fd00:1::".parse().unwrap(), 96) };
         assert_eq!(ranges.numbers(), 1..=(1 << 20) - 2);
         let (v4, v6) = ranges.addresses_of(0x0001_0203);
         assert_eq!((v4.to_string(), v6.to_string()), ("240.17.2.3".into(), "fd00:1::1:203".into()));

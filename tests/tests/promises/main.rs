@@ -14,6 +14,8 @@ mod cache;
 mod capacity;
 mod config_errors;
 mod demo;
+mod dns_local;
+mod dns_server;
 mod endpoints_die;
 mod hostile_policies;
 mod http1;

@@ -42,13 +42,14 @@ impl Chosen {
         // Better one that has failed of late than none.
         let all_ejected = !endpoints.iter().any(|endpoint| usable(endpoint));
         let fits = |endpoint: &Endpoint| {
-            let labelled = wanted.as_ref().is_none_or(|wanted| {
-                endpoint.labels.iter().any(|(key, value)| wanted(key, value))
-            });
+            let labelled = wanted
+                .as_ref()
+                .is_none_or(|wanted| endpoint.labels.iter().any(|(key, value)| wanted(key, value)));
             labelled && (all_ejected || usable(endpoint))
         };
         self.order.clear();
-        let (after, before) = (turn % endpoints.len().max(1)..endpoints.len(), 0..turn % endpoints.len().max(1));
+        let (after, before) =
+            (turn % endpoints.len().max(1)..endpoints.len(), 0..turn % endpoints.len().max(1));
         let places = after.chain(before).filter(|place| fits(&endpoints[*place]));
         self.order.extend(places.map(|place| place as u32).take(ENDPOINTS_MAX));
         if !zone.is_empty() {
@@ -205,7 +206,9 @@ fn describe(endpoint: &Endpoint, strings: &mut Vec<u8>) {
     for (key, value) in own.into_iter().filter(|(_, value)| !value.is_empty()).chain(labels) {
         let length = key.len() + 1 + value.len();
         // What no string can hold is left out: half of a value would be another one.
-        if let Some(length) = u8::try_from(length).ok().filter(|length| usize::from(*length) <= STRING_BYTES_MAX) {
+        if let Some(length) =
+            u8::try_from(length).ok().filter(|length| usize::from(*length) <= STRING_BYTES_MAX)
+        {
             strings.push(length);
             strings.extend_from_slice(key.as_bytes());
             strings.push(b'=');

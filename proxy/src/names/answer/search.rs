@@ -27,10 +27,7 @@ impl Search {
 
     /// The names on the path of one that `applies`, itself first and without a suffix last; `None` where one is too
     /// long to be asked for.
-    pub(super) fn path<'a>(
-        &'a self,
-        name: &'a [u8],
-    ) -> impl Iterator<Item = Option<Candidate>> + use<'a> {
+    pub(super) fn path<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = Option<Candidate>> + use<'a> {
         let labels = Labels::of(name);
         let before = self.suffixes.first().and_then(|first| labels.below(first));
         let base = before.map(|before| labels.before(before));

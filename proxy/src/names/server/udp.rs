@@ -35,7 +35,13 @@ pub(in crate::names) async fn run(names: Rc<Names>, socket: UdpSocket) {
 }
 
 impl Names {
-    fn datagram(self: &Rc<Self>, socket: &Rc<UdpSocket>, client: SocketAddr, bytes: &[u8], out: &mut Vec<u8>) {
+    fn datagram(
+        self: &Rc<Self>,
+        socket: &Rc<UdpSocket>,
+        client: SocketAddr,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         let asked = Asked::now(Transport::Udp, client.ip());
         match self.now(asked, bytes, out) {
             Now::Reply => self.send(socket, client, out),
