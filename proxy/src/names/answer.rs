@@ -43,7 +43,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) enum Step {
     /// The reply is written.
-    Answered(Code),
+    Answered,
     /// Whether this name exists is for others to say; it is the one at this place of the path.
     Ask(usize, Candidate),
     /// At the end of the path, and what was asked for was never ours: what others say of it stands.
@@ -164,7 +164,7 @@ impl Answerer {
                 _ => self.writer(now_ms).write(&mut reply, &mut Chosen::default(), &located, question),
             };
             reply.finish(code);
-            return Step::Answered(code);
+            return Step::Answered;
         }
         let Some(located) = self.zone.locate(&Labels::of(key.name())) else { return Step::Nowhere };
         let mut reply = Reply::to(query, bytes_max, out);
@@ -172,7 +172,7 @@ impl Answerer {
         let question = (query.name(), query.kind);
         let code = self.writer(now_ms).write(&mut reply, &mut Chosen::default(), &nothing, question);
         reply.finish(code);
-        Step::Answered(code)
+        Step::Answered
     }
 
     fn writer(&self, now_ms: u64) -> Writer<'_> {

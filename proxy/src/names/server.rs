@@ -212,7 +212,7 @@ impl Names {
         while searching {
             let step = self.answerer.borrow().walk(query, place, limits, out);
             match step {
-                Step::Answered(_) => return Source::Local,
+                Step::Answered => return Source::Local,
                 Step::Nowhere => break,
                 Step::Ask(at, name) => {
                     let question = question_about(query, name.as_bytes());

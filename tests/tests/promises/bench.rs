@@ -34,3 +34,10 @@ fn the_benchmark_of_registries_runs() {
     let table = smoke("registry.py", &[]);
     assert!(["file", "etcd", "embedded"].iter().all(|name| table.contains(name)), "{table}");
 }
+
+#[test]
+fn the_benchmark_of_names_runs() {
+    let table = smoke("dns.py", &[]);
+    let parts = ["outrigger", "unbound", "dnsmasq", "changes/s"];
+    assert!(parts.iter().all(|name| table.contains(name)), "{table}");
+}

@@ -142,7 +142,7 @@ fn foreign_types_stay_in_their_rooms() {
     );
     assert_only_in(&["tls"], &["rustls::", "use rustls"]);
     assert_only_in(&["registry_server/store.rs"], &["redb::"]);
-    assert_only_in(&["registry_server/dns"], &["hickory_proto"]);
+    assert_only_in(&["names/answer/alias.rs", "registry_server/dns"], &["hickory_proto"]);
     assert_only_in(
         &[
             "metrics",
@@ -150,6 +150,7 @@ fn foreign_types_stay_in_their_rooms() {
             "control/admin/scrape.rs",
             "control/register/health.rs",
             "logging.rs",
+            "names/sight.rs",
             "registry_server/metrics.rs",
         ],
         &["use prometheus"],

@@ -199,3 +199,6 @@ fn limits(written: written::DnsLimits, at: &FieldPath<'_>, problems: &mut Proble
         queries_per_second: rate,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -270,9 +270,7 @@ fn a_search_list_is_walked_in_the_clients_place() {
         panic!("the second is not ours")
     };
     assert_eq!(name.as_bytes(), &*on_wire("web.mesh.internal.corp.example"));
-    let Step::Answered(Code::NoError) = answerer.walk(&query, 2, (512, 1), &mut out) else {
-        panic!("the last is")
-    };
+    assert!(matches!(answerer.walk(&query, 2, (512, 1), &mut out), Step::Answered), "the last is");
     let message = Message::from_vec(&out).unwrap();
     let answers: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
     assert_eq!((answers.len(), answers[0].to_ascii_lowercase()), (3, "web.mesh.internal.".into()));
@@ -283,7 +281,8 @@ fn a_search_list_is_walked_in_the_clients_place() {
         matches!(answerer.walk(&query, 3, (512, 1), &mut out), Step::Ask(3, _)),
         "`no` alone is not ours"
     );
-    assert!(matches!(answerer.walk(&query, 4, (512, 1), &mut out), Step::Answered(Code::NxDomain)));
+    assert!(matches!(answerer.walk(&query, 4, (512, 1), &mut out), Step::Answered));
+    assert_eq!(out[3] & 0x0f, Code::NxDomain as u8);
 
     let theirs = {
         let about = alias::question_about(&query, &on_wire("no"));
