@@ -1,6 +1,6 @@
 //! What is counted and logged about questions: by source, transport and code, with handles taken once.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
 
 use prometheus::{Histogram, IntCounter, IntGauge};
@@ -41,8 +41,9 @@ const DROPPED: [&str; 4] = ["no-question", "unsent", "connections", "slow-client
 
 #[derive(Debug)]
 pub(super) struct Sight {
-    /// By transport, source and code.
-    queries: Vec<IntCounter>,
+    /// By transport, source and code: made when first counted, since most never are.
+    queries: Vec<OnceCell<IntCounter>>,
+    metrics: Metrics,
     durations: [Histogram; SOURCES.len()],
     dropped: [IntCounter; DROPPED.len()],
     pub(super) connections: IntGauge,
@@ -53,15 +54,10 @@ pub(super) struct Sight {
 
 impl Sight {
     pub(super) fn new(metrics: &Metrics, log_one_in: u32) -> Self {
-        let mut queries = Vec::with_capacity(TRANSPORTS.len() * SOURCES.len() * CODES.len());
-        for transport in TRANSPORTS {
-            for source in SOURCES {
-                let of = |code| metrics.dns_queries.with_label_values(&[transport, source, code]);
-                queries.extend(CODES.map(of));
-            }
-        }
+        let series = TRANSPORTS.len() * SOURCES.len() * CODES.len();
         Self {
-            queries,
+            queries: (0..series).map(|_| OnceCell::new()).collect(),
+            metrics: metrics.clone(),
             durations: SOURCES.map(|source| metrics.dns_duration.with_label_values(&[source])),
             dropped: DROPPED.map(|reason| metrics.dns_dropped.with_label_values(&[reason])),
             connections: metrics.dns_connections.clone(),
@@ -74,9 +70,8 @@ impl Sight {
     pub(super) fn replied(&self, via: Transport, source: Source, reply: &[u8], took_ns: u64) {
         let code = usize::from(reply.get(3).map_or(0, |flags| flags & 0x0f)).min(CODES.len() - 1);
         let index = (via as usize * SOURCES.len() + source as usize) * CODES.len() + code;
-        if let Some(counter) = self.queries.get(index) {
-            counter.inc();
-        }
+        let labels = || [TRANSPORTS[via as usize], SOURCES[source as usize], CODES[code]];
+        self.queries[index].get_or_init(|| self.metrics.dns_queries.with_label_values(&labels())).inc();
         self.durations[source as usize].observe(took_ns as f64 / 1e9);
     }
 
