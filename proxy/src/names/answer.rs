@@ -18,7 +18,6 @@ pub(super) mod alias;
 mod records;
 mod search;
 
-pub(super) use search::Candidate;
 use search::Search;
 
 /// Seconds in the SOA record that say something to secondary servers alone; there are none.
@@ -45,7 +44,7 @@ pub(super) enum Step {
     /// The reply is written.
     Answered,
     /// Whether this name exists is for others to say; it is the one at this place of the path.
-    Ask(usize, Candidate),
+    Ask(usize, Box<[u8]>),
     /// At the end of the path, and what was asked for was never ours: what others say of it stands.
     Nowhere,
 }
@@ -148,7 +147,7 @@ impl Answerer {
         for (place, candidate) in self.search.path(key.name()).enumerate().skip(from) {
             let Some(candidate) = candidate else { continue };
             let Some(located) = self.located(&Labels::of(candidate.as_bytes())) else {
-                return Step::Ask(place, candidate);
+                return Step::Ask(place, candidate.as_bytes().into());
             };
             if !self.exists(&located) {
                 continue;

@@ -205,17 +205,21 @@ impl Names {
     /// Along the client's search list, if that is what the name is on; otherwise straight from others.
     async fn found(self: &Rc<Self>, query: &Query<'_>, asked: Asked, out: &mut Vec<u8>) -> Source {
         let limits = (query.reply_bytes_max(asked.via), asked.at_ms());
-        let searching = self.answerer.borrow_mut().answer(query, limits, out) == Outcome::Search;
         // What others say about the name itself stands if the path leads nowhere.
         let mut own: Option<(Vec<u8>, forward::Source)> = None;
-        let mut place = 0;
-        while searching {
-            let step = self.answerer.borrow().walk(query, place, limits, out);
+        let mut place = match self.answerer.borrow_mut().answer(query, limits, out) {
+            Outcome::Search => Some(0),
+            Outcome::Forward => None,
+            // It has become ours since.
+            Outcome::Answered(_) | Outcome::Refused => return Source::Local,
+        };
+        while let Some(from) = place {
+            let step = self.answerer.borrow().walk(query, from, limits, out);
             match step {
                 Step::Answered => return Source::Local,
                 Step::Nowhere => break,
                 Step::Ask(at, name) => {
-                    let question = question_about(query, name.as_bytes());
+                    let question = question_about(query, &name);
                     let (reply, source) = Rc::clone(&self.forwarder).resolve(question, asked.via).await;
                     let no_such_name = reply.get(3).is_some_and(|flags| flags & 0x0f == Code::NxDomain as u8);
                     if at == 0 {
@@ -228,7 +232,7 @@ impl Names {
                         *out = reply;
                         return source.into();
                     }
-                    place = at + 1;
+                    place = Some(at + 1);
                 }
             }
         }

@@ -25,7 +25,7 @@ fn status(at: SocketAddr, words: &[&str]) -> String {
 
 #[test]
 fn a_services_name_has_its_endpoints_and_follows_them() {
-    let mut proxy = scene(", ttl: 3s").endpoints("six", &["'[fd00::6]:80'".to_owned()]).start();
+    let proxy = scene(", ttl: 3s").endpoints("six", &["'[fd00::6]:80'".to_owned()]).start();
     let at = proxy.dns();
     let answer = dig::ask(at, &["WeB.mesh.internal", "A"]);
     assert_eq!((answer.status.as_str(), answer.ttl), ("NOERROR", Some(3)));
@@ -53,8 +53,7 @@ fn a_services_name_has_its_endpoints_and_follows_them() {
         assert!(answer.text.contains("mesh.internal.\t\t3\tIN\tSOA"), "{}", answer.text);
     }
 
-    proxy.scene = proxy.scene.endpoints("web", &["'10.1.0.3:80'".to_owned()]);
-    proxy.scene.write();
+    proxy.scene.replace("services.yaml", b"services: {web: {endpoints: ['10.1.0.3:80']}}\n");
     wait::until_true("the new endpoint", || records(at, &["web.mesh.internal", "A"]) == ["10.1.0.3"]);
     assert_eq!(records(at, &["-x", "10.1.0.3"]).len(), 1);
 }
@@ -118,10 +117,10 @@ fn what_is_no_plain_question_gets_the_right_refusal() {
 /// The service's own address is the same after a restart, and tells the service to whom only has the address.
 #[test]
 fn a_virtual_address_stays_and_leads_to_its_service() {
-    let backend = outrigger_tests::backend::Backend::start("one");
+    let backend = outrigger_tests::backend::Backend::named("one");
     let services = "{web: {dns: {answer: virtual, wildcard: true}}}";
     let scene = Scene::web(&[&backend]).set("dns", "{listen: '127.0.0.1:0'}").set("services", services);
-    let mut proxy = scene.set("state_dir", "state").start();
+    let proxy = scene.set("state_dir", "state").start();
     let at = proxy.dns();
     let address = records(at, &["web.mesh.internal", "A"]).pop().unwrap();
     let first: u8 = address.split('.').next().unwrap().parse().unwrap();
@@ -137,8 +136,9 @@ fn a_virtual_address_stays_and_leads_to_its_service() {
     assert_eq!(proxy.get(&format!("[{six}]:80"), "/").status, 200);
     assert_eq!(proxy.get("240.9.9.9", "/").status, 404, "nobody has it");
 
-    proxy.scene = proxy.scene.service("api", &[&backend]);
-    proxy.scene.write();
+    let both = [("web", backend.address), ("api", backend.address)];
+    let both = both.map(|(name, address)| format!("{name}: {{endpoints: ['{address}']}}"));
+    proxy.scene.replace("services.yaml", format!("services: {{{}}}\n", both.join(", ")).as_bytes());
     wait::until_true("the new service", || proxy.ask("/names")["services"]["api"]["ipv4"].is_string());
     let all = proxy.ask("/names")["services"].clone();
     let saved = || {

@@ -12,9 +12,6 @@ pub(super) struct Search {
     suffixes: Vec<Box<[u8]>>,
 }
 
-/// One name on the path.
-pub(in crate::names) type Candidate = NameBuffer;
-
 impl Search {
     pub(super) fn new(suffixes: &[String]) -> Self {
         Self { suffixes: suffixes.iter().map(|suffix| on_wire(suffix)).collect() }
@@ -27,7 +24,7 @@ impl Search {
 
     /// The names on the path of one that `applies`, itself first and without a suffix last; `None` where one is too
     /// long to be asked for.
-    pub(super) fn path<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = Option<Candidate>> + use<'a> {
+    pub(super) fn path<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = Option<NameBuffer>> + use<'a> {
         let labels = Labels::of(name);
         let before = self.suffixes.first().and_then(|first| labels.below(first));
         let base = before.map(|before| labels.before(before));

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -50,10 +50,9 @@ fn snapshot(config: Config, pools: Vec<Arc<Pool>>) -> Arc<Snapshot> {
     let mut snapshot = Snapshot::empty(Arc::new(config));
     snapshot.version = 9;
     let mut addresses = Addresses::new(Some(ranges));
-    let names = pools.iter().map(|pool| Arc::clone(&pool.service)).zip(0..);
-    let names: HashMap<Arc<str>, usize> = names.collect();
+    let services = pools.iter().map(|pool| Arc::clone(&pool.service)).zip(0..);
+    snapshot.services = Arc::new(services.collect());
     pools.iter().zip(1..).for_each(|(pool, number)| addresses.assign(&pool.service, number));
-    snapshot.services = Arc::new(names.into_iter().collect());
     snapshot.pools = pools.into_iter().collect::<Shelf<_>>();
     snapshot.addresses = addresses;
     Arc::new(snapshot)
@@ -208,7 +207,7 @@ fn each_endpoint_comes_first_in_turn_and_those_of_the_own_zone_before_others() {
     let given: [Given<'_>; 4] =
         [("10.0.0.1:1", &a), ("10.0.0.2:2", &b), ("10.0.0.3:3", &a), ("10.0.0.4:4", &b)];
     let pools = vec![pool(&config, "web", names, &given)];
-    let mut firsts = |config: &Config| {
+    let firsts = |config: &Config| {
         let mut answerer = following(config.clone(), pools.clone());
         let first =
             |_| asked(&mut answerer, "web.mesh.internal", kind::A).1.unwrap().answers[0].data.to_string();
@@ -269,7 +268,7 @@ fn a_search_list_is_walked_in_the_clients_place() {
     let Step::Ask(1, name) = answerer.walk(&query, 0, (512, 1), &mut out) else {
         panic!("the second is not ours")
     };
-    assert_eq!(name.as_bytes(), &*on_wire("web.mesh.internal.corp.example"));
+    assert_eq!(name, on_wire("web.mesh.internal.corp.example"));
     assert!(matches!(answerer.walk(&query, 2, (512, 1), &mut out), Step::Answered), "the last is");
     let message = Message::from_vec(&out).unwrap();
     let answers: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
