@@ -154,6 +154,28 @@ families! {
         "Questions, replies and connections dropped without a word, by why.";
     dns_connections: IntGauge = "outrigger_dns_connections", [],
         "Connections with questions open now.";
+    dns_upstream_up: IntGaugeVec = "outrigger_dns_upstream_up", ["upstream"],
+        "1 if the resolver is asked; 0 while it does not answer, or is this program itself.";
+    dns_upstream_queries: IntCounterVec = "outrigger_dns_upstream_queries_total", ["upstream"],
+        "Questions sent to resolvers.";
+    dns_upstream_seconds: HistogramVec = "outrigger_dns_upstream_seconds", ["upstream"],
+        "Time from a question to a resolver's reply.", LATENCY_SECONDS;
+    dns_upstream_failures: IntCounterVec = "outrigger_dns_upstream_failures_total", ["upstream", "reason"],
+        "What was wrong with resolvers' replies, or that there was none, by reason.";
+    dns_forward_in_flight: IntGauge = "outrigger_dns_forward_in_flight", [],
+        "Questions of clients that wait for resolvers now.";
+    dns_forward_merged: IntCounter = "outrigger_dns_forward_merged_total", [],
+        "Questions that waited for the answer to the same question of another client.";
+    dns_forward_refused: IntCounterVec = "outrigger_dns_forward_refused_total", ["limit"],
+        "Questions turned away because too many waited, by limit: all, client, domain, same-question.";
+    dns_cache: IntCounterVec = "outrigger_dns_cache_total", ["result"],
+        "Looks into the cache of others' names, by result: hit, miss, stale; and prefetch, of what was asked ahead.";
+    dns_cache_entries: IntGauge = "outrigger_dns_cache_entries", [],
+        "Answers kept now.";
+    dns_cache_bytes: IntGauge = "outrigger_dns_cache_bytes", [],
+        "Memory of the answers kept now.";
+    dns_cache_evictions: IntCounter = "outrigger_dns_cache_evictions_total", [],
+        "Answers dropped to make room for others.";
     config_valid: IntGauge = "outrigger_config_valid", [],
         "1 if the configuration as it is now on disk is in force.";
     config_reloads: IntCounterVec = "outrigger_config_reloads_total", ["result"],

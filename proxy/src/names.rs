@@ -21,8 +21,11 @@ use server::Bound;
 use sight::Sight;
 
 mod answer;
+mod cache;
+mod facts;
 pub mod forward;
 mod limit;
+mod metrics;
 mod name;
 mod reverse;
 mod server;
@@ -68,9 +71,10 @@ pub fn run(start: Start) -> io::Result<()> {
         let Start { dns, sockets, snapshot, mut snapshots, mut stop, metrics } = start;
         let bound = sockets.into_bound()?;
         let listen: Vec<IpAddr> = bound.iter().map(|bound| bound.address.ip()).collect();
+        let ourselves = bound.iter().map(|bound| bound.address).collect();
         let names = Rc::new(Names {
             answerer: RefCell::new(Answerer::new(snapshot, &dns, listen)),
-            forwarder: Forwarder::new(&dns.forward, &metrics),
+            forwarder: Forwarder::new(&dns.forward, ourselves, &metrics),
             limiter: dns.limits.queries_per_second.map(|rate| RefCell::new(Limiter::new(rate))),
             sight: Sight::new(&metrics, dns.log_one_in),
             waiting: Cell::new(0),

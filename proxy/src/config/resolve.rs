@@ -66,7 +66,7 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         registry,
         state_dir,
         log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
-        dns: written.dns.map(|dns| dns::resolve(dns, &domain, &root.field("dns"), problems)),
+        dns: written.dns.map(|dns| dns::resolve(dns, &domain, base, &root.field("dns"), problems)),
         domain,
         forwarded: forwarded(written.forwarded),
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),

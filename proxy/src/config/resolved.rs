@@ -15,7 +15,10 @@ use crate::tls;
 mod dns;
 mod registry;
 
-pub use dns::{Answer, ConsulNames, Dns, DnsLimits, Forward, ServiceNames, VirtualRanges};
+pub use dns::{
+    Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, Resolver, ResolverVia, Resolvers, ServiceNames,
+    VirtualRanges,
+};
 pub use registry::{
     Check, CheckKind, Consul, Etcd, MassRemoval, Register, Registry, RegistrySource, Server, Stale,
 };
@@ -57,7 +60,8 @@ impl Config {
             RegistrySource::Etcd(etcd) => etcd.tls.as_ref().map(|tls| ("registry.etcd.tls", tls)),
             RegistrySource::Consul(consul) => consul.tls.as_ref().map(|tls| ("registry.consul.tls", tls)),
         };
-        registry.into_iter()
+        let dns = self.dns.as_ref().and_then(|dns| dns.forward.tls.as_ref());
+        registry.into_iter().chain(dns.map(|tls| ("dns.forward.tls", tls)))
     }
 
     /// Every place that names a policy.

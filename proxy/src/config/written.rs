@@ -16,7 +16,9 @@ mod registry;
 mod tls;
 mod units;
 
-pub(crate) use dns::{Answer, ConsulNames, Dns, DnsLimits, Forward, ServiceNames, VirtualAddresses};
+pub(crate) use dns::{
+    Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, ServiceNames, VirtualAddresses,
+};
 pub(crate) use forms::{OneOrMany, Ordered, Short};
 pub(crate) use registry::{Check, CheckKind, Consul, Etcd, Register, Registry, Then};
 pub(crate) use tls::ClientTls;

@@ -1,7 +1,7 @@
 //! From bytes to bytes: what both transports do with a question, and the sockets on which questions come.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -120,13 +120,13 @@ fn is_absent(error: &io::Error) -> bool {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) via: Transport,
-    pub(super) client: IpAddr,
+    pub(super) client: SocketAddr,
     /// Of `clock::now_ns`.
     at_ns: u64,
 }
 
 impl Asked {
-    pub(super) fn now(via: Transport, client: IpAddr) -> Self {
+    pub(super) fn now(via: Transport, client: SocketAddr) -> Self {
         Self { via, client, at_ns: clock::now_ns() }
     }
 
@@ -164,7 +164,7 @@ impl Names {
         };
         let bytes_max = query.reply_bytes_max(asked.via);
         let source = match &self.limiter {
-            Some(limiter) if !limiter.borrow_mut().allows(asked.client, asked.at_ns) => {
+            Some(limiter) if !limiter.borrow_mut().allows(asked.client.ip(), asked.at_ns) => {
                 Reply::to(&query, bytes_max, out).finish_with(Code::Refused, Some(TOO_MANY));
                 Source::Refused
             }
@@ -172,14 +172,14 @@ impl Names {
                 Outcome::Answered(_) => Source::Local,
                 Outcome::Refused => Source::Refused,
                 Outcome::Search => return Now::Later,
-                Outcome::Forward => match self.forwarder.cached(&query, asked.at_ms(), out) {
+                Outcome::Forward => match self.forwarder.cached(&query, asked.via, asked.at_ms(), out) {
                     Some(source) => source.into(),
                     None => return Now::Later,
                 },
             },
         };
         cut(out, &query, bytes_max);
-        self.sight.log(&query, asked.client, source);
+        self.sight.log(&query, asked.client.ip(), source);
         self.replied(asked, source, out);
         Now::Reply
     }
@@ -197,7 +197,7 @@ impl Names {
             }
         };
         cut(&mut out, &query, bytes_max);
-        self.sight.log(&query, asked.client, source);
+        self.sight.log(&query, asked.client.ip(), source);
         self.replied(asked, source, &out);
         out
     }
@@ -220,7 +220,8 @@ impl Names {
                 Step::Nowhere => break,
                 Step::Ask(at, name) => {
                     let question = question_about(query, &name);
-                    let (reply, source) = Rc::clone(&self.forwarder).resolve(question, asked.via).await;
+                    let (reply, source) =
+                        Rc::clone(&self.forwarder).resolve(question, asked.client, asked.via).await;
                     let no_such_name = reply.get(3).is_some_and(|flags| flags & 0x0f == Code::NxDomain as u8);
                     if at == 0 {
                         own = Some((reply.clone(), source));
@@ -238,7 +239,7 @@ impl Names {
         }
         let (reply, source) = match own {
             Some(own) => own,
-            None => Rc::clone(&self.forwarder).resolve(query.message.into(), asked.via).await,
+            None => Rc::clone(&self.forwarder).resolve(query.message.into(), asked.client, asked.via).await,
         };
         *out = reply;
         source.into()

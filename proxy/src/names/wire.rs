@@ -37,9 +37,11 @@ pub mod kind {
     pub const SOA: u16 = 6;
     pub const PTR: u16 = 12;
     pub const HINFO: u16 = 13;
+    pub const MX: u16 = 15;
     pub const TXT: u16 = 16;
     pub const AAAA: u16 = 28;
     pub const SRV: u16 = 33;
+    pub const DNAME: u16 = 39;
     pub const OPT: u16 = 41;
     pub const IXFR: u16 = 251;
     pub const AXFR: u16 = 252;

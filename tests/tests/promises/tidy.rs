@@ -150,6 +150,8 @@ fn foreign_types_stay_in_their_rooms() {
             "control/admin/scrape.rs",
             "control/register/health.rs",
             "logging.rs",
+            "names/forward/shares.rs",
+            "names/metrics.rs",
             "names/sight.rs",
             "registry_server/metrics.rs",
         ],
@@ -160,12 +162,13 @@ fn foreign_types_stay_in_their_rooms() {
 }
 
 #[test]
-fn worker_state_stays_on_its_thread() {
-    let worker = sources("proxy/src/worker");
+fn state_of_workers_and_names_stays_on_its_thread() {
+    let mut rooms = sources("proxy/src/worker");
+    rooms.extend(sources("proxy/src/names"));
     let words = ["tokio::spawn(", "task::spawn(", "spawn_blocking", "Mutex", "RwLock"];
     let places: Vec<String> =
-        worker.iter().filter(|source| !source.is_test()).flat_map(|source| source.places(&words)).collect();
-    assert!(places.is_empty(), "spawn_local: worker state is !Send\n{}", places.join("\n"));
+        rooms.iter().filter(|source| !source.is_test()).flat_map(|source| source.places(&words)).collect();
+    assert!(places.is_empty(), "spawn_local: the state of workers and names is !Send\n{}", places.join("\n"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `dns`, checked and completed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use super::super::diagnostic::{FieldPath, Problems};
@@ -25,6 +26,7 @@ const V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd6f, 0x7574, 0x7269, 0, 0, 0, 0, 0)
 pub(super) fn resolve(
     written: written::Dns,
     domain: &str,
+    base: &Path,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> Dns {
@@ -43,7 +45,7 @@ pub(super) fn resolve(
         ),
         limits: limits(written.limits.unwrap_or_default(), &at.field("limits"), problems),
         log_one_in: written.log_one_in.unwrap_or(0),
-        forward: forward::resolve(written.forward.unwrap_or_default(), &at.field("forward"), problems),
+        forward: forward::resolve(written.forward.unwrap_or_default(), base, &at.field("forward"), problems),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 mod forward;
 
-pub use forward::Forward;
+pub use forward::{DnsCache, Forward, Resolver, ResolverVia, Resolvers};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {

@@ -7,7 +7,7 @@ use super::{OneOrMany, Span};
 
 mod forward;
 
-pub(crate) use forward::Forward;
+pub(crate) use forward::{DnsCache, Forward};
 
 /// Names for workloads: services by name, everything else from other resolvers.
 #[derive(Default, Deserialize, JsonSchema)]

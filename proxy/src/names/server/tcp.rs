@@ -36,7 +36,7 @@ pub(in crate::names) async fn run(names: Rc<Names>, listener: TcpListener) {
                 names.sight.connections.inc();
                 let names = Rc::clone(&names);
                 tokio::task::spawn_local(async move {
-                    let asked = move || Asked::now(Transport::Tcp, client.ip());
+                    let asked = move || Asked::now(Transport::Tcp, client);
                     connection(&names, stream, asked).await;
                     names.connections.set(names.connections.get() - 1);
                     names.sight.connections.dec();

@@ -42,7 +42,7 @@ impl Names {
         bytes: &[u8],
         out: &mut Vec<u8>,
     ) {
-        let asked = Asked::now(Transport::Udp, client.ip());
+        let asked = Asked::now(Transport::Udp, client);
         match self.now(asked, bytes, out) {
             Now::Reply => self.send(socket, client, out),
             Now::Silence => {}
