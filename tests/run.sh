@@ -10,8 +10,9 @@ needed=(curl:curl etcd:etcd-server promtool:prometheus clang:clang wasm-ld:lld)
 needed+=(ip:iproute2 nft:nftables)
 # For the short run of the benchmarks.
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
-# Clients of names, and servers to compare with.
-needed+=(dig:bind9-dnsutils dnsperf:dnsperf unbound:unbound dnsmasq:dnsmasq-base)
+# Clients of names, servers to ask and to compare with, and a second C library.
+needed+=(dig:bind9-dnsutils delv:bind9-dnsutils dnsperf:dnsperf getent:libc-bin musl-gcc:musl-tools)
+needed+=(unbound:unbound dnsmasq:dnsmasq-base)
 # For a client of the embedded registry.
 needed+=(node:nodejs npm:npm)
 # Debian's place for servers, which only root has on the path.
@@ -21,6 +22,8 @@ missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# A library of Debian's own Python, whatever other one is in front of it.
+/usr/bin/python3 -c 'import dns' 2>/dev/null || missing+=(python3-dnspython)
 if ((${#missing[@]})); then
     root=()
     if [[ $(id -u) -ne 0 ]]; then root=(sudo -n); fi

@@ -24,6 +24,8 @@ pub mod program;
 pub mod proxy;
 pub mod registry;
 pub mod relay;
+pub mod resolver;
 pub mod shared;
+pub mod unbound;
 pub mod wait;
 pub mod wire;

@@ -14,6 +14,7 @@ mod cache;
 mod capacity;
 mod config_errors;
 mod demo;
+mod dns_forward;
 mod dns_local;
 mod dns_server;
 mod endpoints_die;
