@@ -14,6 +14,8 @@ mod cache;
 mod capacity;
 mod config_errors;
 mod demo;
+mod dns_captured;
+mod dns_conformance;
 mod dns_forward;
 mod dns_local;
 mod dns_server;
