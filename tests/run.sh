@@ -12,6 +12,9 @@ needed+=(ip:iproute2 nft:nftables)
 needed+=(faketime:faketime)
 # For the short run of the benchmarks.
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
+# Clients of names, servers to ask and to compare with, and a second C library.
+needed+=(dig:bind9-dnsutils delv:bind9-dnsutils dnsperf:dnsperf getent:libc-bin musl-gcc:musl-tools)
+needed+=(unbound:unbound dnsmasq:dnsmasq-base)
 # For a client of the embedded registry.
 needed+=(node:nodejs npm:npm)
 # Debian's place for servers, which only root has on the path.
@@ -21,6 +24,8 @@ missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# A library of Debian's own Python, whatever other one is in front of it.
+/usr/bin/python3 -c 'import dns' 2>/dev/null || missing+=(python3-dnspython)
 if ((${#missing[@]})); then
     root=()
     if [[ $(id -u) -ne 0 ]]; then root=(sudo -n); fi

@@ -1,7 +1,8 @@
 //! Start and stop, in order, in this one file: the only one that knows all sides.
 //!
-//! Start: ports, policies and catalogue, workers, then ready. Stop: not ready any more, out of the registry, drain,
-//! leave. A worker that ends before it was told to is fatal to the process: half a proxy is worse than none.
+//! Start: ports, policies and catalogue, workers, names, then ready. Stop: not ready any more, out of the registry,
+//! drain, names, leave: requests in flight may still ask for names. A thread that ends before it was told to is fatal to
+//! the process: half a proxy is worse than none.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, Secret};
@@ -23,7 +24,7 @@ use crate::logging::AccessLog;
 use crate::metrics::Metrics;
 use crate::policy::{Engine, EngineError};
 use crate::snapshot::Snapshot;
-use crate::{tcp, worker};
+use crate::{names, tcp, worker};
 
 /// Connections that wait to be accepted, per listener; the kernel caps it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -38,14 +39,19 @@ pub struct Running {
     pub outbound: Vec<SocketAddr>,
     /// Where the admin interface listens; `None` on a Unix socket.
     pub admin: Option<SocketAddr>,
+    /// Where names are answered.
+    pub names: Vec<SocketAddr>,
     pub metrics: Metrics,
     /// Each worker's end: `Ok` when it was drained.
     ended: mpsc::Receiver<Ended>,
     workers: usize,
+    /// The names thread ends when this is gone.
+    names_stop: watch::Sender<()>,
     admin_task: JoinHandle<std::convert::Infallible>,
 }
 
-type Ended = (usize, Result<(), String>);
+/// A thread's name, and its end.
+type Ended = (String, Result<(), String>);
 
 /// Why the proxy could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +68,8 @@ pub enum AppError {
     Thread(io::Error),
     #[error("the workers do not serve the first snapshot; this is a defect of outrigger")]
     NotReady,
-    #[error("worker {index} has ended: {reason}; this is a defect of outrigger")]
-    WorkerDied { index: usize, reason: String },
+    #[error("thread {thread} has ended: {reason}; this is a defect of outrigger")]
+    ThreadDied { thread: String, reason: String },
 }
 
 /// Starts everything on this runtime and the threads it needs. `compiler` is the program that compiles components in a
@@ -79,12 +85,9 @@ pub async fn start(
         Some(program) => Engine::with_compiler_child(&config.policy_host, program)?,
         None => Engine::new(&config.policy_host)?,
     };
-    // Ports first: a second instance must fail before it registers, compiles or captures anything.
-    let listeners = bind_all(&config.outbound, config.workers)?;
-    let admin = Listener::bind(&config.admin.listen)
-        .await
-        .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
+    let Ports { outbound: listeners, admin, names: sockets } = Ports::bind(&config).await?;
     let outbound = addresses(&listeners);
+    let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
     let access = match config.log.access {
         true => Some(
             AccessLog::start(io::stdout(), metrics.access_log_dropped.clone()).map_err(AppError::Thread)?,
@@ -94,7 +97,7 @@ pub async fn start(
 
     let shared = Arc::new(config.clone());
     let (reports, from_workers) = mpsc::channel(REPORTS_MAX);
-    let (ended_sender, ended) = mpsc::channel(config.workers);
+    let (ended_sender, ended) = mpsc::channel(config.workers + 1);
     let mut commands = Vec::with_capacity(config.workers);
     let nothing = Arc::new(Snapshot::empty(Arc::clone(&shared)));
     for (index, listeners) in listeners.into_iter().enumerate() {
@@ -110,7 +113,7 @@ pub async fn start(
             metrics: metrics.clone(),
             access: access.as_ref().map(AccessLog::writer),
         };
-        spawn(start, ended_sender.clone())?;
+        spawn(format!("worker-{index}"), move || worker::run(start), ended_sender.clone())?;
     }
 
     let (workers, token): (usize, Option<Secret>) = (config.workers, config.admin.token.clone());
@@ -123,6 +126,12 @@ pub async fn start(
         reports: from_workers,
     };
     let control = Control::start(options).await?;
+    let (names_stop, stop) = watch::channel(());
+    if let (Some(sockets), Some(dns)) = (sockets, shared.dns.clone()) {
+        let (snapshots, metrics) = (control.snapshots(), metrics.clone());
+        let start = names::Start { dns, sockets, snapshot: nothing, snapshots, stop, metrics };
+        spawn("names".to_owned(), move || names::run(start), ended_sender)?;
+    }
     // Without a catalogue there is nothing to wait for yet, and `/ready` has to say so.
     let has_snapshot = control.snapshots().borrow().is_some();
     if has_snapshot && !control.wait_for_version(1, READY_WAIT).await {
@@ -130,19 +139,53 @@ pub async fn start(
     }
     let admin_address = admin.address();
     let admin_task = tokio::spawn(admin.serve(token, control.clone(), metrics.clone(), commands));
-    Ok(Running { control, outbound, admin: admin_address, metrics, ended, workers, admin_task })
+    Ok(Running {
+        control,
+        outbound,
+        admin: admin_address,
+        names: names_at,
+        metrics,
+        ended,
+        workers,
+        names_stop,
+        admin_task,
+    })
+}
+
+/// All that is listened on.
+struct Ports {
+    /// By worker.
+    outbound: Vec<Vec<TcpListener>>,
+    admin: Listener,
+    names: Option<names::Sockets>,
+}
+
+impl Ports {
+    /// First of all: a second instance must fail before it registers, compiles or captures anything.
+    async fn bind(config: &Config) -> Result<Self, AppError> {
+        let outbound = bind_all(&config.outbound, config.workers)?;
+        let admin = Listener::bind(&config.admin.listen)
+            .await
+            .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
+        let names = config.dns.as_ref().map(names::Sockets::bind).transpose();
+        let names = names.map_err(|(address, error)| AppError::Listen {
+            address: format!("{address} for names"),
+            error,
+        })?;
+        Ok(Self { outbound, admin, names })
+    }
 }
 
 impl Running {
     /// Returns when a worker has ended without being told to, which nobody should survive.
     pub async fn failed(&mut self) -> AppError {
         match self.ended.recv().await {
-            Some((index, ended)) => AppError::WorkerDied {
-                index,
+            Some((thread, ended)) => AppError::ThreadDied {
+                thread,
                 reason: ended.err().unwrap_or_else(|| "without a reason".into()),
             },
             // All senders gone without a word cannot happen while workers run.
-            None => AppError::WorkerDied { index: 0, reason: "without a word".into() },
+            None => AppError::ThreadDied { thread: "worker".into(), reason: "without a word".into() },
         }
     }
 
@@ -167,25 +210,30 @@ impl Running {
             }
         };
         let finished = tokio::time::timeout(grace, all).await.is_ok();
+        drop(self.names_stop);
         // The admin interface answers to the end, so that `/ready` says why.
         self.admin_task.abort();
         finished
     }
 }
 
-/// A worker's thread; how it ends is told, a panic as well.
-fn spawn(start: worker::Start, ended: mpsc::Sender<Ended>) -> Result<(), AppError> {
-    let index = start.index;
+/// A thread whose end is told, a panic as well.
+fn spawn(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ended: mpsc::Sender<Ended>,
+) -> Result<(), AppError> {
+    let thread = name.clone();
     let body = move || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(start)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         let result = match result {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(_) => Err("it panicked".to_owned()),
         };
-        // The queue has a place for each worker; whoever would read it may be gone, and then so is the process.
-        let _ = ended.try_send((index, result));
+        // The queue has a place for each thread; whoever would read it may be gone, and then so is the process.
+        let _ = ended.try_send((thread, result));
     };
-    thread::Builder::new().name(format!("worker-{index}")).spawn(body).map_err(AppError::Thread)?;
+    thread::Builder::new().name(name).spawn(body).map_err(AppError::Thread)?;
     Ok(())
 }
 

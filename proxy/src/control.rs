@@ -19,6 +19,7 @@ use crate::snapshot::{Digest, Snapshot};
 use register::Registration;
 use releases::report::LEAVE_TIME;
 
+mod addresses;
 pub mod admin;
 mod events;
 pub mod policies;

@@ -36,10 +36,14 @@ pub enum Instance {
 pub enum Command {
     /// Serve this snapshot from now on. A slot without a new instance keeps the one it has, if the policy is the same.
     Deliver { snapshot: Arc<Snapshot>, instances: Vec<(Slot, Instance)> },
-    /// Put this instance where one failed. Ignored if the slot has moved on to another digest or epoch.
+    /// Put this instance where one failed, or was wanted. Ignored if the slot has moved on to another digest.
     Replace { slot: Slot, digest: Digest, instance: Instance },
-    /// The policy in this slot has failed too often: the fallback serves until the next `Deliver` for the slot.
+    /// The policy in this slot has failed too often, or refused: the fallback serves until the next instance.
     Quarantine { slot: Slot, digest: Digest },
+    /// Give these instances up; the next pick wants them anew.
+    Evict { slots: Vec<Slot> },
+    /// Which balancers have an instance, and when each was asked last, in ns of `clock::now_ns`; 0 if never.
+    LastUses { reply: oneshot::Sender<Vec<(Slot, u64)>> },
     /// Ask the instance in the slot for its state; empty if there is none or it fails.
     ExportState { slot: Slot, reply: oneshot::Sender<Vec<u8>> },
     /// Add local counters to the shared ones, then answer.
@@ -55,6 +59,8 @@ pub enum Report {
     Applied { worker: usize, version: u64 },
     /// The instance in the slot failed and is gone; the fallback serves until `Replace`.
     Failed { worker: usize, slot: Slot, digest: Digest, failure: Failure },
+    /// A pool whose instance nobody has made yet was picked from; the fallback serves until `Replace`.
+    Wanted { worker: usize, slot: Slot, digest: Digest },
     /// An instance no longer used, to be dropped off the worker.
     Retired(Instance),
 }

@@ -2,8 +2,9 @@
 //!
 //! Workers take local handles (`with_label_values(…).local()`) once per label set and flush them on their tick and at
 //! scrape, so that a request neither looks up labels nor writes a shared line. No label value comes from a peer.
-//! A handle taken before `forget_service` counts nowhere: take handles anew when a service reappears.
+//! A handle taken before `forget_services` counts nowhere: take handles anew when a service reappears.
 
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -53,9 +54,9 @@ macro_rules! families {
                 Ok(Self { process: Process::declare(&registry)?, registry, $($field,)* })
             }
 
-            /// Drops every label set in which `label` has this value.
-            pub fn forget(&self, label: &str, value: &str) {
-                $(self.$field.forget(label, value);)*
+            /// Drops every label set in which `label` has one of these values.
+            pub fn forget(&self, label: &str, values: &std::collections::HashSet<std::sync::Arc<str>>) {
+                $(if [$($label),*].contains(&label) { self.$field.forget(label, values); })*
             }
         }
     };
@@ -116,11 +117,19 @@ families! {
         "Version that the registry says should be in force; another one is if this one is refused.";
     policy_quarantined: IntGaugeVec = "outrigger_policy_quarantined", ["policy"],
         "1 if the policy failed too often and waits to be replaced.";
+    policy_instances: IntGauge = "outrigger_policy_instances", [],
+        "Instances of policies that workers hold now.";
+    policy_evictions: IntCounter = "outrigger_policy_evictions_total", [],
+        "Instances given up for others because there was no room; they are made anew when wanted.";
     policy_value: IntGaugeVec = "outrigger_policy_value", ["policy", "name"],
         "Numbers that policies keep.";
 
     endpoints: IntGaugeVec = "outrigger_endpoints", ["service", "state"],
-        "Endpoints by state: ready, ejected, draining, down.";
+        "Endpoints by state: ready, ejected, draining, down. Of services that are configured or have been asked for.";
+    catalogue_services: IntGauge = "outrigger_catalogue_services", [],
+        "Services known.";
+    catalogue_endpoints: IntGauge = "outrigger_catalogue_endpoints", [],
+        "Endpoints known, whatever their state.";
     registry_last_confirmed: Gauge = "outrigger_registry_last_confirmed_seconds", [],
         "Seconds since the registry last confirmed what it says.";
     registry_valid: IntGauge = "outrigger_registry_valid", [],
@@ -141,6 +150,36 @@ families! {
         "Times that the workload was registered, or registered again.";
     workload_healthy: IntGauge = "outrigger_workload_healthy", [],
         "1 if the workload passes its check.";
+    dns_queries: IntCounterVec = "outrigger_dns_queries_total", ["transport", "source", "code"],
+        "Questions answered, by where the answer came from: local, cache, stale, upstream, failed or refused.";
+    dns_duration: HistogramVec = "outrigger_dns_duration_seconds", ["source"],
+        "Time from a question to its reply.", DNS_SECONDS;
+    dns_dropped: IntCounterVec = "outrigger_dns_dropped_total", ["reason"],
+        "Questions, replies and connections dropped without a word, by why.";
+    dns_connections: IntGauge = "outrigger_dns_connections", [],
+        "Connections with questions open now.";
+    dns_upstream_up: IntGaugeVec = "outrigger_dns_upstream_up", ["upstream"],
+        "1 if the resolver is asked; 0 while it does not answer, or is this program itself.";
+    dns_upstream_queries: IntCounterVec = "outrigger_dns_upstream_queries_total", ["upstream"],
+        "Questions sent to resolvers.";
+    dns_upstream_seconds: HistogramVec = "outrigger_dns_upstream_seconds", ["upstream"],
+        "Time from a question to a resolver's reply.", LATENCY_SECONDS;
+    dns_upstream_failures: IntCounterVec = "outrigger_dns_upstream_failures_total", ["upstream", "reason"],
+        "What was wrong with resolvers' replies, or that there was none, by reason.";
+    dns_forward_in_flight: IntGauge = "outrigger_dns_forward_in_flight", [],
+        "Questions of clients that wait for resolvers now.";
+    dns_forward_merged: IntCounter = "outrigger_dns_forward_merged_total", [],
+        "Questions that waited for the answer to the same question of another client.";
+    dns_forward_refused: IntCounterVec = "outrigger_dns_forward_refused_total", ["limit"],
+        "Questions turned away because too many waited, by limit: all, client, domain, same-question.";
+    dns_cache: IntCounterVec = "outrigger_dns_cache_total", ["result"],
+        "Looks into the cache of others' names, by result: hit, miss, stale; and prefetch, of what was asked ahead.";
+    dns_cache_entries: IntGauge = "outrigger_dns_cache_entries", [],
+        "Answers kept now.";
+    dns_cache_bytes: IntGauge = "outrigger_dns_cache_bytes", [],
+        "Memory of the answers kept now.";
+    dns_cache_evictions: IntCounter = "outrigger_dns_cache_evictions_total", [],
+        "Answers dropped to make room for others.";
     config_valid: IntGauge = "outrigger_config_valid", [],
         "1 if the configuration as it is now on disk is in force.";
     config_reloads: IntCounterVec = "outrigger_config_reloads_total", ["result"],
@@ -160,6 +199,9 @@ const LATENCY_SECONDS: &[f64] =
 const CALL_SECONDS: &[f64] =
     &[1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2];
 
+/// From an answer out of memory to a resolver that gives up.
+const DNS_SECONDS: &[f64] = &[1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.5, 2.5, 10.0];
+
 /// From the handing over of ready instances to a list of thousands of endpoints taken in by many.
 const SWAP_SECONDS: &[f64] = &[1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2, 1e-1];
 
@@ -170,14 +212,20 @@ impl Metrics {
         Ok(Self(Arc::new(families)))
     }
 
-    /// Removes what is kept about a service that has left the configuration and the catalogue.
-    pub fn forget_service(&self, service: &str) {
-        self.forget("service", service);
+    /// Removes what is kept about services that have left the configuration and the catalogue. The cost follows all that
+    /// is kept: do it for many at once.
+    pub fn forget_services(&self, services: &HashSet<Arc<str>>) {
+        self.forget("service", services);
+    }
+
+    /// Services about which something is kept.
+    pub fn services_used(&self) -> BTreeSet<String> {
+        declare::values_of(&self.upstream_connects, "service")
     }
 
     /// Removes what is kept about a policy that is no longer configured.
     pub fn forget_policy(&self, policy: &str) {
-        self.forget("policy", policy);
+        self.forget("policy", &HashSet::from([Arc::from(policy)]));
     }
 
     /// The text format 0.0.4, with the process's and the policies' own numbers as of now.

@@ -22,7 +22,6 @@ mod http;
 mod keeper;
 mod model;
 mod probe;
-mod shared_map;
 mod state;
 mod store;
 mod uuid;

@@ -4,15 +4,19 @@
 //! whole; a request sees one snapshot from head to log line. The only parts that change are the counters in
 //! `EndpointState`, which outlive snapshots and are shared between workers on purpose.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::{Config, PolicyUse, ServiceSettings};
 
+pub mod addresses;
+pub mod names;
 pub mod route;
 pub mod service;
 pub mod shelf;
 
+pub use addresses::Addresses;
+pub use names::Names;
 pub use route::{Route, RouteTable, RouteTarget, Router};
 pub use service::{Catalogue, Delta, Endpoint, EndpointRecord, EndpointState, EndpointStatus, Records};
 pub use shelf::Shelf;
@@ -23,22 +27,29 @@ pub struct Snapshot {
     /// Counts from 1; each published snapshot has the next number.
     pub version: u64,
     pub config: Arc<Config>,
-    /// All pools: first one per service (in name order), then those that routes name by labels.
+    /// All pools: first those of services that the configuration names, then parts of them, which routes name by labels,
+    /// then those of all other services. The last come and go, and move when others go; the first two stay in place
+    /// for as long as the configuration does.
     pub pools: Shelf<Arc<Pool>>,
+    /// The pools that are parts of a service.
+    pub parts: Range<usize>,
     /// Service name to the index of its whole pool.
-    pub services: Arc<HashMap<Arc<str>, usize>>,
+    pub services: Arc<Names>,
     pub routes: Arc<RouteTable>,
+    /// Virtual addresses of services.
+    pub addresses: Addresses,
     /// `None`: anything may differ from the version before.
     pub patch: Option<Patch>,
 }
 
-/// What is different when little is: the number of pools, their names and policies, services, routes and
-/// configuration are those of `base`.
+/// What is different when little is: routes, configuration and each pool's policy are those of `base`.
 #[derive(Debug, Clone)]
 pub struct Patch {
     pub base: u64,
-    /// Indices of the pools that differ.
+    /// Indices at which another pool lies than before: it has other endpoints, is new, or has moved.
     pub pools: Vec<usize>,
+    /// Services that are gone.
+    pub gone: Vec<Arc<str>>,
 }
 
 /// A set of endpoints with the balancer that picks among them.
@@ -54,7 +65,7 @@ pub struct Pool {
 }
 
 /// A policy in use, pinned to the component that serves it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PolicyRef {
     /// As configured, for metrics and messages.
     pub policy: Arc<str>,
@@ -98,8 +109,36 @@ impl PolicyRef {
 impl Snapshot {
     /// Before the first: no services, no routes.
     pub fn empty(config: Arc<Config>) -> Self {
-        let services = Arc::new(HashMap::new());
-        let routes = Arc::new(RouteTable::new(Vec::new(), Arc::clone(&services), &config.domain));
-        Self { version: 0, config, pools: Shelf::default(), services, routes, patch: None }
+        let routes = Arc::new(RouteTable::new(Vec::new(), &config.domain));
+        let (pools, services) = (Shelf::default(), Arc::default());
+        Self {
+            version: 0,
+            config,
+            pools,
+            parts: 0..0,
+            services,
+            routes,
+            addresses: Addresses::default(),
+            patch: None,
+        }
+    }
+
+    /// The pool of the service that an authority names, or whose virtual address it is.
+    pub fn service_of(&self, authority: &str) -> Option<usize> {
+        let at_address = || {
+            let address = route::host_of(authority).parse().ok()?;
+            self.services.get(self.addresses.service_at(address)?)
+        };
+        self.routes.service_of(authority, &self.services).or_else(at_address)
+    }
+
+    /// Where the pool of this name lies.
+    pub fn place_of(&self, pool: &str) -> Option<usize> {
+        let part = || self.parts.clone().find(|at| self.pools.get(*at).is_some_and(|p| &*p.name == pool));
+        self.services.get(pool).or_else(part)
+    }
+
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.get(self.place_of(name)?)
     }
 }

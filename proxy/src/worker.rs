@@ -25,6 +25,7 @@ use generation::Generation;
 use record::ServiceSeries;
 use respond::Reason;
 use socket::Socket;
+use target::{Active, Target};
 use upstream::Upstream;
 
 mod accept;
@@ -41,6 +42,7 @@ mod request;
 mod respond;
 mod route;
 mod socket;
+mod target;
 mod upstream;
 
 /// How often instances that ask for it are ticked and local counters are looked after.
@@ -76,6 +78,7 @@ pub(crate) struct Worker {
     head_limits: HeadLimits,
     itself: Weak<Self>,
     generation: RefCell<Rc<Generation>>,
+    active: Active,
     upstreams: RefCell<HashMap<std::net::SocketAddr, Rc<Upstream>>>,
     connections: Connections,
     buffers: RefCell<Vec<Vec<u8>>>,
@@ -109,6 +112,7 @@ pub fn run(start: Start) -> io::Result<()> {
             config: Arc::clone(&start.config),
             itself: Weak::clone(itself),
             generation: RefCell::new(Rc::new(Generation::empty(start.snapshot))),
+            active: Active::default(),
             upstreams: RefCell::default(),
             connections: Connections::default(),
             buffers: RefCell::default(),
@@ -181,6 +185,10 @@ impl Worker {
             Command::Replace { slot, digest, instance } => {
                 self.generation().replace(self, &slot, digest, instance);
             }
+            Command::Evict { slots } => self.generation().evict(self, &slots),
+            Command::LastUses { reply } => {
+                let _ = reply.send(self.active.last_uses());
+            }
             Command::Quarantine { slot, digest } => self.generation().quarantine(self, &slot, digest),
             // Whoever asked may have given up waiting.
             Command::ExportState { slot, reply } => {
@@ -195,9 +203,13 @@ impl Worker {
     }
 
     fn tick(&self, count: u32) {
-        self.generation().tick(self, crate::clock::now_ns());
+        let now_ns = crate::clock::now_ns();
+        self.active.tick(self, now_ns);
+        self.generation().tick(self, now_ns);
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
-        unsent.into_iter().for_each(|report| self.report(report));
+        for report in unsent {
+            self.report(report);
+        }
         if count.is_multiple_of(FLUSH_TICKS) {
             self.flush();
             self.tidy();
@@ -214,7 +226,8 @@ impl Worker {
     }
 
     fn flush(&self) {
-        self.generation().flush(self);
+        self.active.flush(self);
+        self.generation().flush();
         self.unrouted.flush();
         let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
         self.metrics.connections.with_label_values(&[&self.index.to_string()]).set(open);
@@ -230,6 +243,11 @@ impl Worker {
 
     fn generation(&self) -> Rc<Generation> {
         Rc::clone(&self.generation.borrow())
+    }
+
+    /// The target has work, or has finished some.
+    fn touch(&self, target: &Rc<Target>) {
+        self.active.touch(target);
     }
 
     fn upstream(&self, endpoint: &Endpoint) -> Rc<Upstream> {
@@ -274,14 +292,16 @@ impl Worker {
         }
     }
 
-    /// Never waits: what control cannot take now is offered again on the next tick.
-    fn report(&self, report: Report) {
+    /// Never waits: what control cannot take now is offered again on the next tick. False if it is lost.
+    fn report(&self, report: Report) -> bool {
         if let Err(mpsc::error::TrySendError::Full(report)) = self.reports.try_send(report) {
             let mut unsent = self.unsent.borrow_mut();
-            if unsent.len() < UNSENT_MAX {
-                unsent.push(report);
+            if unsent.len() >= UNSENT_MAX {
+                return false;
             }
+            unsent.push(report);
         }
+        true
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod authority;
 pub mod backend;
 pub mod client;
+pub mod dig;
 pub mod etcd;
 pub mod guest;
 pub mod load;
@@ -23,8 +24,10 @@ pub mod program;
 pub mod proxy;
 pub mod registry;
 pub mod relay;
+pub mod resolver;
 pub mod shared;
 pub mod shelf;
+pub mod unbound;
 pub mod wait;
 pub mod wall_clock;
 pub mod wire;

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -141,12 +141,31 @@ impl Host {
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// What programs that are started by `command` from now on find in `/etc/resolv.conf`.
+    pub fn believe_resolvers(&self, text: &str) {
+        let folder = files_of(&self.namespace);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("resolv.conf"), text).unwrap();
+    }
+
+    /// Runs a tool on this host to a good end, with this as its input.
+    #[track_caller]
+    pub fn tool(&self, program: &str, arguments: &[&str], input: &str) {
+        let inside = ["netns", "exec", &self.namespace, program];
+        tool("ip", &[&inside, arguments].concat(), input);
+    }
+
     /// A program that will run on this host.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, program]);
         command
     }
+}
+
+/// Where `ip netns exec` takes the files from that it lays over those of `/etc`.
+fn files_of(namespace: &str) -> PathBuf {
+    Path::new("/etc/netns").join(namespace)
 }
 
 /// Namespaces of processes that are gone.
@@ -175,6 +194,8 @@ fn remove(namespace: &str) {
         }
     }
     let _ = ip(&["netns", "del", namespace]);
+    // Most have none.
+    let _ = fs::remove_dir_all(files_of(namespace));
 }
 
 /// Runs a tool to a good end, with this as its input.

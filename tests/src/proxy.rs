@@ -34,6 +34,8 @@ pub struct Proxy {
     pub outbound: SocketAddr,
     /// `None` on a Unix socket.
     pub admin: Option<SocketAddr>,
+    /// Where names are answered, at the first address.
+    pub names: Option<SocketAddr>,
 }
 
 impl Default for Scene {
@@ -151,7 +153,8 @@ impl Scene {
         let addresses: Value = serde_json::from_str(&text).unwrap();
         let address = |value: &Value| value.as_str().map(|text| text.parse::<SocketAddr>().unwrap());
         let outbound = address(&addresses["outbound"][0]).expect("an address");
-        Proxy { child, outbound, admin: address(&addresses["admin"]), scene: self }
+        let (admin, names) = (address(&addresses["admin"]), address(&addresses["names"][0]));
+        Proxy { child, outbound, admin, names, scene: self }
     }
 
     /// Starts a proxy that need not become ready: on these ports, which are free. Returns when it answers `/ready`.
@@ -160,7 +163,7 @@ impl Scene {
         self.change("admin", &format!("{{listen: '{admin}'}}"));
         self.write();
         let child = self.spawn(&self.path("ready.json"));
-        let proxy = Proxy { child, outbound, admin: Some(admin), scene: self };
+        let proxy = Proxy { child, outbound, admin: Some(admin), names: None, scene: self };
         wait::until_true("the admin interface", || Client::try_connect(admin).is_ok());
         proxy
     }
@@ -203,6 +206,11 @@ impl Proxy {
         let mut client = self.client();
         client.try_send(bytes);
         String::from_utf8_lossy(&client.wire.rest().unwrap_or_default()).into_owned()
+    }
+
+    /// Where names are answered.
+    pub fn dns(&self) -> SocketAddr {
+        self.names.expect("the scene has `dns`")
     }
 
     pub fn admin(&self, method: &str, path: &str, fields: &str, body: &[u8]) -> Answer {

@@ -119,6 +119,7 @@ fn engine(args: &HostArgs) -> anyhow::Result<Engine> {
         cache_dir: None,
         memory_bytes_max: args.memory << 20,
         component_bytes_max: COMPONENT_BYTES_MAX,
+        instances_max: 1,
         call_budget: Duration::from_millis(2),
         update_budget: Duration::from_millis(50),
         direct_calls: !args.through_component,

@@ -120,7 +120,9 @@ async fn either(a: &mut Signal, b: &mut Signal) {
 fn announce(ready_file: Option<&Path>, running: &Running) -> anyhow::Result<()> {
     let outbound: Vec<String> = running.outbound.iter().map(ToString::to_string).collect();
     let admin = running.admin.map(|a| a.to_string());
-    tracing::info!(outbound = outbound.join(","), admin = admin.as_deref().unwrap_or("unix"), "ready");
+    let names: Vec<String> = running.names.iter().map(ToString::to_string).collect();
+    let (at, admin_at) = (outbound.join(","), admin.as_deref().unwrap_or("unix"));
+    tracing::info!(outbound = at, admin = admin_at, names = names.join(","), "ready");
     let Some(path) = ready_file else { return Ok(()) };
-    ready::write(path, &serde_json::json!({ "outbound": outbound, "admin": admin }))
+    ready::write(path, &serde_json::json!({ "outbound": outbound, "admin": admin, "names": names }))
 }

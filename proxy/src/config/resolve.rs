@@ -17,6 +17,7 @@ use super::written;
 
 pub(crate) mod admin;
 pub(crate) mod check;
+mod dns;
 mod policy;
 mod registry;
 mod route;
@@ -62,6 +63,7 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
     let admin = admin::resolve(written.admin.unwrap_or_default(), base, &root.field("admin"), problems);
     admin::refuse_shared_port(&admin.listen, &outbound, &root.field("admin"), problems);
     let node = node(written.node.unwrap_or_default(), &root.field("node"), problems);
+    let domain = domain(written.domain, &root.field("domain"), problems);
     let state_dir =
         registry::state_dir(written.state_dir.as_deref(), base, &root.field("state_dir"), problems);
     let registry = registry::resolve(written.registry, &node, base, &root.field("registry"), problems);
@@ -74,7 +76,8 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         registry,
         state_dir,
         log: log(written.log.unwrap_or_default(), &root.field("log"), problems),
-        domain: domain(written.domain, &root.field("domain"), problems),
+        dns: written.dns.map(|dns| dns::resolve(dns, &domain, base, &root.field("dns"), problems)),
+        domain,
         forwarded: forwarded(written.forwarded),
         limits: limits(written.limits.unwrap_or_default(), &root.field("limits"), problems),
         policy_host: policy_host(written_host, base, policy_host_at, problems),
@@ -213,6 +216,9 @@ fn policy_host(
             &at.field("component_bytes_max"),
             problems,
         ),
+        // Each takes some of the 65,530 mappings that the kernel grants (`vm.max_map_count`); a process without any
+        // left cannot run WebAssembly at all, and ends.
+        instances_max: range(written.instances_max, 4096, 8..=8192, &at.field("instances_max"), problems),
         call_budget,
         update_budget,
         direct_calls: written.direct_calls.unwrap_or(true),

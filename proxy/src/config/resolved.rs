@@ -13,8 +13,13 @@ use std::time::Duration;
 use crate::release::Trust;
 use crate::tls;
 
+mod dns;
 mod registry;
 
+pub use dns::{
+    Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, Resolver, ResolverVia, Resolvers, ServiceNames,
+    VirtualRanges,
+};
 pub use registry::{
     Check, CheckKind, Consul, Etcd, MassRemoval, Register, Registry, RegistrySource, Server, Stale,
 };
@@ -34,6 +39,8 @@ pub struct Config {
     pub log: Log,
     /// `SERVICE.<domain>` names the service as well as `SERVICE`.
     pub domain: String,
+    /// Names for workloads, if they are offered.
+    pub dns: Option<Dns>,
     pub forwarded: ForwardedFields,
     pub limits: Limits,
     pub policy_host: PolicyHost,
@@ -54,7 +61,8 @@ impl Config {
             RegistrySource::Etcd(etcd) => etcd.tls.as_ref().map(|tls| ("registry.etcd.tls", tls)),
             RegistrySource::Consul(consul) => consul.tls.as_ref().map(|tls| ("registry.consul.tls", tls)),
         };
-        registry.into_iter()
+        let dns = self.dns.as_ref().and_then(|dns| dns.forward.tls.as_ref());
+        registry.into_iter().chain(dns.map(|tls| ("dns.forward.tls", tls)))
     }
 
     /// Policies that are followed in the registry, by the names they have here.
@@ -176,6 +184,8 @@ pub struct PolicyHost {
     pub memory_bytes_max: usize,
     /// Size of a component, in bytes.
     pub component_bytes_max: usize,
+    /// In this process, all workers together.
+    pub instances_max: usize,
     /// CPU time of one `pick` or `route`.
     pub call_budget: Duration,
     /// CPU time of `configure`, `update` and state hand-off.
@@ -247,6 +257,7 @@ pub struct ServiceSettings {
     pub timeouts: Timeouts,
     pub retry: Retry,
     pub ejection: Ejection,
+    pub dns: ServiceNames,
 }
 
 /// A policy at work: which one, and with which configuration.

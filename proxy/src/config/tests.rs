@@ -59,6 +59,7 @@ policy_host:
   cache_dir: none
   memory_bytes_max: 8MiB
   component_bytes_max: 1048576
+  instances_max: 100
   call_budget: 500us
   update_budget: 1s
   direct_calls: false
@@ -102,6 +103,7 @@ fn reads_everything() {
     assert_eq!(config.forwarded, ForwardedFields::Both);
     assert_eq!(config.policy_host.cache_dir, None);
     assert_eq!(config.policy_host.component_bytes_max, 1 << 20);
+    assert_eq!(config.policy_host.instances_max, 100);
     assert_eq!(config.policy_host.call_budget, Duration::from_micros(500));
     assert!(!config.policy_host.direct_calls);
     let file = PathBuf::from("/etc/outrigger/./my_p2c.wasm");
@@ -133,17 +135,17 @@ fn reads_routes_in_order() {
     assert_eq!(backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["zeta", "alpha"]);
     assert_eq!(*hash_key, HashKey::Cookie("id".into()));
     assert_eq!(policy.config.as_deref(), Some(r#"{"percent":5}"#));
-    assert_eq!(policy.place.to_string(), "o.yaml:43:15");
+    assert_eq!(policy.place.to_string(), "o.yaml:44:15");
 }
 
 #[test]
 fn remembers_where_policies_are_named() {
     let config = read(FULL);
     let place = |place: &Place| (place.line, place.column);
-    assert_eq!(place(&config.services["web"].balancer.place), (28, 40), "its configuration");
-    assert_eq!(place(&config.services["shop"].balancer.place), (34, 15), "its name");
-    assert_eq!(place(&config.policies["my-p2c"].place), (22, 18), "its file");
-    assert_eq!(place(&config.routes[1].place), (41, 5));
+    assert_eq!(place(&config.services["web"].balancer.place), (29, 40), "its configuration");
+    assert_eq!(place(&config.services["shop"].balancer.place), (35, 15), "its name");
+    assert_eq!(place(&config.policies["my-p2c"].place), (23, 18), "its file");
+    assert_eq!(place(&config.routes[1].place), (42, 5));
 }
 
 #[test]
@@ -401,7 +403,7 @@ fn has_a_schema_with_descriptions() {
     let objects = std::iter::once(&schema).chain(definitions.values()).filter(|of| of["type"] == "object");
     for object in objects {
         assert_eq!(object["additionalProperties"], false, "{object:#}");
-        for (name, property) in object["properties"].as_object().unwrap() {
+        for (name, property) in object["properties"].as_object().into_iter().flatten() {
             assert!(property["description"].is_string(), "{name} is not described");
         }
     }

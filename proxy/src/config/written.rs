@@ -10,11 +10,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+mod dns;
 mod forms;
 mod registry;
 mod tls;
 mod units;
 
+pub(crate) use dns::{
+    Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, ServiceNames, VirtualAddresses,
+};
 pub(crate) use forms::{OneOrMany, Ordered, Short};
 pub(crate) use registry::{Check, CheckKind, Consul, Etcd, Register, Registry, Then};
 pub(crate) use tls::{ClientTls, ServerTls};
@@ -41,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: Option<String>,
     /// `SERVICE.<domain>` names a service as well as `SERVICE`. Default: mesh.internal.
     pub(crate) domain: Option<String>,
+    /// Names for workloads, over UDP and TCP; `{}` offers them as they come. Default: not offered.
+    pub(crate) dns: Option<Dns>,
     /// What is logged, and how.
     pub(crate) log: Option<Log>,
     /// Which fields tell a service about the client. Default: x-forwarded.
@@ -143,6 +149,10 @@ pub(crate) struct PolicyHost {
     pub(crate) memory_bytes_max: Option<Size>,
     /// Size of a policy's component. Default: 32MiB.
     pub(crate) component_bytes_max: Option<Size>,
+    /// Instances of policies in this process, all workers together. A service that the configuration does not name has
+    /// one from its first request on; where there is no room, the service not asked for longest gives its up.
+    /// Default: 4096.
+    pub(crate) instances_max: Option<usize>,
     /// CPU time of one decision. Default: 2ms.
     pub(crate) call_budget: Option<Span>,
     /// CPU time to take in configuration or a new list of endpoints. Default: 50ms.
@@ -208,6 +218,8 @@ pub(crate) struct Service {
     pub(crate) retry: Option<Retry>,
     /// When an endpoint that fails is left out for a while.
     pub(crate) ejection: Option<Ejection>,
+    /// What its name resolves to, with `dns`.
+    pub(crate) dns: Option<ServiceNames>,
 }
 
 /// What the hash given to policies is made of.

@@ -31,6 +31,7 @@ mod config_view;
 mod endpoints;
 mod guard;
 mod listen;
+mod names;
 mod scrape;
 mod target;
 #[cfg(test)]
@@ -140,7 +141,14 @@ impl Admin {
             Target::Endpoints => {
                 json(StatusCode::OK, &endpoints::view(self.control.status().world.as_deref()))
             }
-            Target::Policies => json(StatusCode::OK, &json!({ "policies": self.control.status().policies })),
+            Target::Names => {
+                let status = self.control.status();
+                json(StatusCode::OK, &names::view(&status.config, status.world.as_deref()))
+            }
+            Target::Policies => {
+                let status = self.control.status();
+                json(StatusCode::OK, &json!({ "policies": status.policy_views().collect::<Vec<_>>() }))
+            }
             Target::Policy(name) if method == Method::GET => self.policy(name),
             Target::Policy(name) => self.put(name, &head, body).await,
             Target::Rollback(name) => done(self.control.rollback(name, target::query(&head.uri, "to")).await),
@@ -168,7 +176,8 @@ impl Admin {
     }
 
     fn policy(&self, name: &str) -> Answer {
-        match self.control.status().policies.iter().find(|policy| policy.name == name) {
+        let status = self.control.status();
+        match status.policy_views().find(|policy| policy.status.name == name) {
             Some(policy) => json(StatusCode::OK, &json!(policy)),
             None => failure(StatusCode::NOT_FOUND, &format!("no policy `{name}` is in use")),
         }

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::addresses::AddressBook;
 use super::policies::{self, LoadError, Source, Version};
-use super::reconcile::{ApplyError, Change, Reconciler, place_of, send};
+use super::reconcile::{ApplyError, Change, Made, Reconciler, place_of, send};
 use super::register::Registration;
 use super::registry::guard::Key;
 use super::sources::{self, Broken, Reloaded};
@@ -78,7 +79,10 @@ enum Ended {
     Registry(Result<Catalogue, Vec<Diagnostic>>),
     /// Of the endpoints kept in spite of the registry, those that are silent.
     Probed(Vec<Key>),
-    Saved(std::io::Result<()>),
+    /// After how long.
+    Saved(Duration, std::io::Result<()>),
+    /// Instances that workers wanted.
+    Made(Made),
     Tls {
         field: &'static str,
         read: Result<Arc<ClientConfig>, String>,
@@ -110,6 +114,7 @@ pub(super) async fn start(options: Options) -> Result<Control, StartError> {
     let (applied_by_all, applied) = watch::channel(0);
     let config = Arc::clone(&config);
     let mut state = Reconciler::new((engine, metrics, config), workers, snapshots, applied_by_all);
+    state.addresses = AddressBook::open(&state.config).await;
     state.note_confirmed();
     state.metrics.config_valid.set(1);
     let change = Change { config: Some(Arc::clone(&state.config)), versions };
@@ -162,11 +167,15 @@ impl Events {
                 Some(slow) = ended.recv() => self.ended(slow).await,
                 batch = catalogue::heard(&mut self.network) => self.heard(batch).await,
                 said = releases::said(&mut self.releases) => self.release_said(said),
+                () = self.state.gone.due() => self.state.gone.forget(&self.state.metrics),
                 files = self.watcher.changed() => files.iter().for_each(|file| self.changed(file)),
                 ask = asked.recv() => match ask {
                     Some(ask) => self.asked(ask).await,
                     None => return,
                 },
+            }
+            if let Some(work) = self.state.make_wanted().await {
+                self.slowly(async move { Ended::Made(work.await) });
             }
             self.settle_releases();
             self.status.send_replace(Arc::new(self.state.status()));
@@ -179,6 +188,7 @@ impl Events {
             Report::Failed { worker, slot, digest, failure } => {
                 self.state.failed(worker, slot, digest, &failure).await;
             }
+            Report::Wanted { worker, slot, digest } => self.state.want(worker, slot, digest).await,
             Report::Retired(instance) => drop(instance),
         }
     }
@@ -249,13 +259,14 @@ impl Events {
             Ended::Config(_) => Subject::Config,
             Ended::Registry(_) => Subject::Registry,
             Ended::Policy { policy, .. } => Subject::Policy(Arc::clone(policy)),
-            Ended::Probed(_) | Ended::Saved(_) => Subject::Registry,
+            Ended::Probed(_) | Ended::Saved(..) | Ended::Made(_) => Subject::Registry,
             Ended::Tls { field, .. } => Subject::Tls(field),
         };
         let overtaken = self.effective.get(&subject).is_some_and(|&latest| latest > number);
         match what {
             Ended::Probed(silent) => self.probed(silent).await,
-            Ended::Saved(result) => self.saved(result),
+            Ended::Saved(took, result) => self.saved(took, result),
+            Ended::Made(made) => self.state.link(made).await,
             Ended::Policy { reply, .. } if overtaken => {
                 reply.into_iter().for_each(|r| answer(r, Err(Denied::Overtaken)))
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::{
     Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat,
     MassRemoval, Node, Place, PolicyHost, PolicyUse, Registry, RegistrySource, Retry, Route, RouteAction,
-    RouteMatch, ServiceSettings, Stale, Timeouts,
+    RouteMatch, ServiceNames, ServiceSettings, Stale, Timeouts,
 };
 use crate::snapshot::{Catalogue, EndpointRecord, EndpointStatus};
 
@@ -27,6 +27,7 @@ pub(crate) fn config() -> Config {
         state_dir: None,
         log: Log { format: LogFormat::Text, filter: "info".into(), access: false },
         domain: "mesh.internal".into(),
+        dns: None,
         forwarded: ForwardedFields::default(),
         limits: Limits {
             connections_max: 64,
@@ -39,6 +40,7 @@ pub(crate) fn config() -> Config {
             cache_dir: None,
             memory_bytes_max: 16 << 20,
             component_bytes_max: 1 << 20,
+            instances_max: 4096,
             call_budget: Duration::from_millis(2),
             update_budget: Duration::from_millis(500),
             direct_calls: true,
@@ -61,6 +63,7 @@ pub(crate) fn config() -> Config {
                 time_max: Duration::from_secs(60),
                 panic_threshold: 0.5,
             },
+            dns: ServiceNames::default(),
         },
         services: BTreeMap::new(),
         routes: Vec::new(),

@@ -1,9 +1,10 @@
 //! Instances made ready for the workers, off the workers.
 //!
 //! `needs` compares two worlds and says which places want new instances (pure); `make` makes them, one per worker,
-//! on the blocking pool. What cannot be made is a refusal with the operator's file and line.
+//! on the blocking pool. What cannot be made is a refusal with the operator's file and line. Which places have one before
+//! anybody asks is said in `room`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::policies::{Policies, Version};
@@ -13,9 +14,9 @@ use crate::link::{Instance, Slot};
 use crate::policy::{Compiled, Interests, PolicyMetrics, Refusal, Setup};
 use crate::snapshot::{Endpoint, PolicyRef, Pool, RouteTarget, Router};
 
-/// Balancers' instances in this process. Each takes memory, and some of the 65,530 mappings that the kernel grants
-/// (`vm.max_map_count`); a process without any left cannot run WebAssembly at all, and ends.
-const INSTANCES_MAX: usize = 4096;
+mod room;
+
+pub use room::{Eager, slots_max};
 
 /// A place that wants new instances.
 #[derive(Debug, Clone)]
@@ -52,8 +53,25 @@ pub struct Refused {
 /// For one worker.
 pub type Prepared = Vec<(Slot, Instance)>;
 
-/// Of the instances that workers hold now.
-pub type SlotInterests = HashMap<Slot, Interests>;
+/// What workers have in their slots now. A slot that is not named is cold: nobody has asked for it.
+pub type Slots = HashMap<Slot, Held>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// One for each worker; what it asked for.
+    Instance(Interests),
+    /// The policy does not want to serve here: nothing, until the endpoints or the policy change.
+    Refused,
+}
+
+/// What a world wants before it may be in force.
+#[derive(Debug, Default)]
+pub struct Needs {
+    pub fill: Vec<Need>,
+    /// Uses of policies that are new and whose places are all cold: one instance of each has to show that it would
+    /// serve, and is thrown away.
+    pub prove: Vec<Need>,
+}
 
 /// Components to look names up in: those to be tried come before those in force.
 #[derive(Debug)]
@@ -78,71 +96,79 @@ impl Versions<'_> {
 }
 
 /// The places whose instances do not serve on. A policy in quarantine gets none.
-pub fn needs(old: Option<&World>, new: &World, held: &SlotInterests, versions: &Versions<'_>) -> Vec<Need> {
-    let mut needs = balancer_needs(old, new, held, versions);
-    needs.extend(router_needs(old, new, held, versions));
-    needs.retain(|need| !versions.is_out_of_service(&need.policy.policy));
-    needs
+pub fn needs(old: Option<&World>, new: &World, held: &Slots, versions: &Versions<'_>) -> Needs {
+    let mut fill = balancer_needs(old, new, held, versions);
+    fill.extend(router_needs(old, new, held, versions));
+    let mut prove = proofs(old, new, &fill, versions);
+    for needs in [&mut fill, &mut prove] {
+        needs.retain(|need| !versions.is_out_of_service(&need.policy.policy));
+    }
+    Needs { fill, prove }
 }
 
-/// Whether there is room for an instance in every pool. Otherwise only services that the configuration names have one,
-/// and the fallback balances the others.
-pub fn has_room(world: &World) -> bool {
-    world.snapshot.pools.len() <= INSTANCES_MAX / world.snapshot.config.workers.max(1)
-}
-
-fn balancer_needs(
-    old: Option<&World>,
-    new: &World,
-    held: &SlotInterests,
-    versions: &Versions<'_>,
-) -> Vec<Need> {
-    let room = has_room(new);
-    let config = &new.snapshot.config;
-    let need = |pool: &Arc<Pool>, before: Option<&Arc<Pool>>| {
-        if !room && pool.name == pool.service && !config.services.contains_key(&*pool.service) {
+fn balancer_needs(old: Option<&World>, new: &World, held: &Slots, versions: &Versions<'_>) -> Vec<Need> {
+    let eager = Eager::of(new);
+    let need = |at: usize, pool: &Arc<Pool>| {
+        let slot = Slot::Balancer(Arc::clone(&pool.name));
+        let held = held.get(&slot).copied();
+        if held.is_none() && !eager.holds(new, at) {
             return None;
         }
-        let slot = Slot::Balancer(Arc::clone(&pool.name));
-        let interests = held.get(&slot).copied();
+        let before = old.and_then(|old| old.pool(&pool.name));
         let same_policy = before.is_some_and(|old| old.balancer == pool.balancer);
         let same_list = before.is_some_and(|old| Arc::ptr_eq(&old.endpoints, &pool.endpoints));
-        if same_policy && interests.is_some_and(|i| same_list || !i.rebuild) {
+        let serves = match held {
+            Some(Held::Instance(interests)) => same_list || !interests.rebuild,
+            Some(Held::Refused) => same_list,
+            None => false,
+        };
+        if same_policy && serves {
             return None;
         }
-        let mut need = balancer_need(config, pool, versions)?;
-        need.hands_over =
-            !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, interests);
+        let mut need = balancer_need(&new.snapshot.config, pool, versions)?;
+        need.hands_over = !same_policy && state_fits(before.map(|old| &old.balancer), &pool.balancer, held);
         Some(need)
     };
     let pools = &new.snapshot.pools;
     if let (Some(old), Some(patch)) = (old, &new.snapshot.patch)
         && patch.base == old.snapshot.version
     {
-        let pairs = patch.pools.iter().filter_map(|at| Some((pools.get(*at)?, old.snapshot.pools.get(*at))));
-        return pairs.filter_map(|(pool, before)| need(pool, before)).collect();
+        let changed = patch.pools.iter().filter_map(|at| Some((*at, pools.get(*at)?)));
+        return changed.filter_map(|(at, pool)| need(at, pool)).collect();
     }
-    let before = old.into_iter().flat_map(|world| world.snapshot.pools.iter());
-    let before: HashMap<&str, &Arc<Pool>> = before.map(|pool| (&*pool.name, pool)).collect();
-    pools.iter().filter_map(|pool| need(pool, before.get(&*pool.name).copied())).collect()
+    pools.iter().enumerate().filter_map(|(at, pool)| need(at, pool)).collect()
 }
 
-fn router_needs(
-    old: Option<&World>,
-    new: &World,
-    held: &SlotInterests,
-    versions: &Versions<'_>,
-) -> Vec<Need> {
+/// Uses that the world before did not have and that no instance to be made proves. A patch has none: its new services
+/// are served like those before.
+fn proofs(old: Option<&World>, new: &World, fill: &[Need], versions: &Versions<'_>) -> Vec<Need> {
+    if new.snapshot.patch.is_some() {
+        return Vec::new();
+    }
+    let before = old.into_iter().flat_map(|old| old.snapshot.pools.iter().map(|pool| &pool.balancer));
+    let mut proven: HashSet<&PolicyRef> = before.chain(fill.iter().map(|need| &need.policy)).collect();
+    proven.extend(old.map(World::usual_balancer));
+    let config = &new.snapshot.config;
+    let new_uses = new.snapshot.pools.iter().filter(|pool| proven.insert(&pool.balancer));
+    let mut prove: Vec<Need> = new_uses.filter_map(|pool| balancer_need(config, pool, versions)).collect();
+    // Nobody has it yet, but the next service that comes will.
+    if proven.insert(new.usual_balancer()) {
+        prove.extend(usual_need(new, versions));
+    }
+    prove
+}
+
+fn router_needs(old: Option<&World>, new: &World, held: &Slots, versions: &Versions<'_>) -> Vec<Need> {
     let old: HashMap<&str, &Router> = old.into_iter().flat_map(routers).collect();
     let need = |(name, router): (&str, &Router)| {
         let before = old.get(name);
-        let interests = held.get(&Slot::Router(name.into())).copied();
+        let held = held.get(&Slot::Router(name.into())).copied();
         let same = |old: &&Router| old.policy == router.policy && old.backend_names == router.backend_names;
-        if before.is_some_and(same) && interests.is_some() {
+        if before.is_some_and(same) && held.is_some() {
             return None;
         }
         let mut need = router_need(&new.snapshot.config, name, router, versions)?;
-        need.hands_over = state_fits(before.map(|old| &old.policy), &router.policy, interests);
+        need.hands_over = state_fits(before.map(|old| &old.policy), &router.policy, held);
         Some(need)
     };
     routers(new).filter_map(need).collect()
@@ -167,9 +193,21 @@ pub fn uses(world: &World) -> impl Iterator<Item = (&Arc<str>, Slot)> {
     pools.chain(routers(world).map(|(name, router)| (&router.policy.policy, Slot::Router(name.into()))))
 }
 
-/// All places in which a policy works.
-pub fn slots_of(world: &World, policy: &str) -> Vec<Slot> {
-    uses(world).filter(|(used, _)| ***used == *policy).map(|(_, slot)| slot).collect()
+pub fn pool_of<'a>(world: &'a World, slot: &Slot) -> Option<&'a Pool> {
+    match slot {
+        Slot::Balancer(name) => world.pool(name).map(|pool| &**pool),
+        Slot::Router(_) => None,
+    }
+}
+
+/// The policy that works in a place; `None` if there is no such place.
+pub fn policy_in<'a>(world: &'a World, slot: &Slot) -> Option<&'a PolicyRef> {
+    match slot {
+        Slot::Balancer(name) => world.pool(name).map(|pool| &pool.balancer),
+        Slot::Router(name) => {
+            routers(world).find(|(route, _)| *route == &**name).map(|(_, router)| &router.policy)
+        }
+    }
 }
 
 /// Makes one instance per worker for each place. Blocks. `states` holds what the old instances handed over, by slot
@@ -201,12 +239,12 @@ pub fn make(
     (prepared, refused)
 }
 
-/// What an instance asked for.
-pub fn interests_of(instance: &Instance) -> Interests {
-    match instance {
+/// What a slot holds that has been given this instance.
+pub fn held_by(instance: &Instance) -> Held {
+    Held::Instance(match instance {
         Instance::Balancer(balancer) => balancer.interests(),
         Instance::Router(router) => router.interests(),
-    }
+    })
 }
 
 impl Need {
@@ -228,6 +266,12 @@ impl Need {
                 Ok(Instance::Router(Box::new(instance)))
             }
         }
+    }
+
+    /// Whether an instance made for it serves this pool: the same policy and, where that asks for it, the same list.
+    pub fn fits(&self, pool: &Pool, interests: Interests) -> bool {
+        let same = matches!(&self.role, Role::Balancer(list) if Arc::ptr_eq(list, &pool.endpoints));
+        self.policy == pool.balancer && (same || !interests.rebuild)
     }
 
     pub fn refused(&self, refusal: Refusal) -> Refused {
@@ -257,6 +301,22 @@ fn balancer_need(config: &Config, pool: &Pool, versions: &Versions<'_>) -> Optio
     })
 }
 
+/// For a service without endpoints that the configuration does not name.
+fn usual_need(world: &World, versions: &Versions<'_>) -> Option<Need> {
+    let policy = world.usual_balancer();
+    let (compiled, metrics) = versions.of(&policy.policy)?;
+    Some(Need {
+        slot: Slot::Balancer(Arc::from("")),
+        policy: policy.clone(),
+        place: world.snapshot.config.defaults.balancer.place.clone(),
+        hands_over: false,
+        target: Arc::from(""),
+        role: Role::Balancer(Arc::from([])),
+        compiled,
+        metrics,
+    })
+}
+
 /// As `balancer_need`.
 fn router_need(config: &Config, name: &str, router: &Router, versions: &Versions<'_>) -> Option<Need> {
     let (compiled, metrics) = versions.of(&router.policy.policy)?;
@@ -272,8 +332,9 @@ fn router_need(config: &Config, name: &str, router: &Router, versions: &Versions
     })
 }
 
-fn state_fits(old: Option<&PolicyRef>, new: &PolicyRef, held: Option<Interests>) -> bool {
-    old.is_some_and(|old| old.policy == new.policy) && held.is_some_and(|interests| interests.state)
+fn state_fits(old: Option<&PolicyRef>, new: &PolicyRef, held: Option<Held>) -> bool {
+    old.is_some_and(|old| old.policy == new.policy)
+        && matches!(held, Some(Held::Instance(interests)) if interests.state)
 }
 
 fn routers(world: &World) -> impl Iterator<Item = (&str, &Router)> {

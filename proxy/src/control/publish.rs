@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
-use crate::link::Slot;
 use crate::snapshot::{
-    Catalogue, Digest, Endpoint, Patch, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router, Shelf,
-    Snapshot,
+    Addresses, Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router,
+    Shelf, Snapshot,
 };
 
 mod members;
+mod patch;
 
 pub use members::{Members, endpoint_id};
 
@@ -23,18 +23,26 @@ use members::same_items;
 #[derive(Debug)]
 pub struct World {
     pub snapshot: Arc<Snapshot>,
-    /// Parallel to the pools of whole services: with the endpoints that no pool has because they are draining or down.
+    /// Parallel to the pools: what the catalogue says about the service of each, with the endpoints that no pool has
+    /// because they are draining or down.
     members: Shelf<Arc<Members>>,
-    /// The other pools.
+    /// Parallel to `Snapshot::parts`.
     parts: Arc<[Part]>,
+    usual: Usual,
 }
 
 /// A pool of those endpoints of a service that carry these labels.
 #[derive(Debug)]
 struct Part {
-    pool: usize,
     service: usize,
     labels: BTreeMap<String, String>,
+}
+
+/// What a service gets that the configuration does not name; shared by all of them.
+#[derive(Debug, Clone)]
+struct Usual {
+    settings: Arc<ServiceSettings>,
+    balancer: PolicyRef,
 }
 
 /// Which component serves a policy name.
@@ -69,9 +77,8 @@ impl World {
         catalogue: &Catalogue,
         pins: &Pins,
     ) -> Result<Self, Unpinned> {
-        let names = service_names(config, catalogue);
-        let nothing = Arc::new(Members { records: Arc::from([]), endpoints: Vec::new() });
-        let members = names.iter().map(|name| {
+        let nothing = Members::nothing();
+        let members = |name: &str| {
             let old = previous.and_then(|world| world.members_of(name));
             match (catalogue.services.get(name), old) {
                 (Some(records), Some(old)) => old.next(records),
@@ -79,63 +86,46 @@ impl World {
                 (None, Some(old)) if old.records.is_empty() => Arc::clone(old),
                 (None, _) => Arc::clone(&nothing),
             }
-        });
-        let members = members.collect();
-        let old = previous.map(|p| p.snapshot.pools.iter().map(|pool| (&*pool.name, pool)).collect());
-        let old = old.unwrap_or_default();
-        let mut pools =
-            Pools { previous, old, pools: Vec::new(), parts: Vec::new(), config, pins, members: &members };
-        for (index, name) in names.iter().enumerate() {
-            pools.add(index, name, &BTreeMap::new())?;
+        };
+        let mut pools = Pools::after(previous, config, pins)?;
+        let named = named_services(config, catalogue);
+        for name in &named {
+            pools.add(name, &BTreeMap::new(), members(name))?;
         }
-        let services = shared_services(previous, &names);
-        let labelled = pools.add_labelled(&names)?;
-        let routes = pools.routes(&services, &labelled)?;
-        let (parts, pools) = (pools.parts.into(), pools.pools.into_iter().collect());
-        let version = previous.map_or(0, |p| p.snapshot.version) + 1;
-        let config = Arc::clone(config);
-        let snapshot = Arc::new(Snapshot { version, config, pools, services, routes, patch: None });
-        Ok(Self { snapshot, members, parts })
+        pools.add_parts(&named)?;
+        let parts = named.len()..pools.pools.len();
+        // In the order in which they lay, so that a world in which nothing differs is the same.
+        let lay = |name: &str| previous.is_some_and(|world| world.is_unnamed(name));
+        let before = previous.into_iter().flat_map(Self::unnamed).filter_map(|name| {
+            let known = catalogue.services.get_key_value(name);
+            known.map(|(name, _)| name)
+        });
+        let new = catalogue.services.keys().filter(|name| !lay(name));
+        for name in before.chain(new).filter(|name| !named.contains(*name)) {
+            pools.add(name, &BTreeMap::new(), members(name))?;
+        }
+        let services = pools.services(&parts);
+        let routes = pools.routes(&services)?;
+        let Pools { pools, members, places, usual, .. } = pools;
+        let snapshot = Arc::new(Snapshot {
+            version: previous.map_or(0, |p| p.snapshot.version) + 1,
+            config: Arc::clone(config),
+            pools: pools.into_iter().collect(),
+            parts,
+            services,
+            routes,
+            addresses: Addresses::default(),
+            patch: None,
+        });
+        Ok(Self { snapshot, members: members.into_iter().collect(), parts: places.into(), usual })
     }
 
-    /// The world after this one, if nothing differs but the endpoints of these services. The cost follows their
-    /// number. `None`: a service has come or gone, so only `next` will do.
-    pub fn patched(&self, catalogue: &Catalogue, touched: &BTreeSet<Arc<str>>) -> Option<Self> {
-        let (mut members, mut pools) = (Vec::new(), Vec::new());
-        for name in touched {
-            let (index, records) = match (self.snapshot.services.get(name), catalogue.services.get(name)) {
-                (Some(index), Some(records)) => (*index, records),
-                (None, None) => continue,
-                _ => return None,
-            };
-            let next = self.members[index].next(records);
-            let parts = self.parts.iter().filter(|part| part.service == index);
-            let parts = parts.map(|part| (part.pool, &part.labels));
-            for (pool, labels) in std::iter::once((index, &BTreeMap::new())).chain(parts) {
-                let old = &self.snapshot.pools[pool];
-                let endpoints = next.fitting(labels, Some(old));
-                if !Arc::ptr_eq(&endpoints, &old.endpoints) {
-                    pools.push((pool, Arc::new(Pool { endpoints, ..Pool::clone(old) })));
-                }
-            }
-            members.push((index, next));
+    /// With addresses for its services. A snapshot that is in force already keeps those it has.
+    pub fn addressed(mut self, addresses: impl FnOnce(&Snapshot) -> Addresses) -> Self {
+        if let Some(snapshot) = Arc::get_mut(&mut self.snapshot) {
+            snapshot.addresses = addresses(snapshot);
         }
-        let members = self.members.with(members);
-        let parts = Arc::clone(&self.parts);
-        if pools.is_empty() {
-            return Some(Self { snapshot: Arc::clone(&self.snapshot), members, parts });
-        }
-        let base = self.snapshot.version;
-        let patch = Some(Patch { base, pools: pools.iter().map(|(index, _)| *index).collect() });
-        let snapshot = Arc::new(Snapshot {
-            version: base + 1,
-            config: Arc::clone(&self.snapshot.config),
-            pools: self.snapshot.pools.with(pools),
-            services: Arc::clone(&self.snapshot.services),
-            routes: Arc::clone(&self.snapshot.routes),
-            patch,
-        });
-        Some(Self { snapshot, members, parts })
+        self
     }
 
     /// Whether a worker would notice no difference.
@@ -156,19 +146,33 @@ impl World {
 
     /// What the catalogue says about a service; `None` if nobody names it.
     pub fn members_of(&self, service: &str) -> Option<&Arc<Members>> {
-        self.members.get(*self.snapshot.services.get(service)?)
+        self.members.get(self.snapshot.services.get(service)?)
     }
 
-    /// Every place that a policy's instance may fill.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        let pools = self.snapshot.pools.iter().map(|pool| Slot::Balancer(Arc::clone(&pool.name)));
-        let routes = self.snapshot.routes.routes().iter();
-        let routers = routes.filter(|route| matches!(route.target, RouteTarget::Router(_)));
-        pools.chain(routers.map(|route| Slot::Router(Arc::clone(&route.name))))
+    /// Services that the configuration does not name, in the order of their pools.
+    fn unnamed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.snapshot.pools.iter().skip(self.snapshot.parts.end).map(|pool| &pool.service)
+    }
+
+    fn is_unnamed(&self, service: &str) -> bool {
+        self.snapshot.services.get(service).is_some_and(|at| at >= self.snapshot.parts.end)
+    }
+
+    /// Services and their endpoints, those included that no pool has.
+    pub fn size(&self) -> (usize, usize) {
+        let whole = self.members.iter().enumerate().filter(|(at, _)| !self.snapshot.parts.contains(at));
+        whole.fold((0, 0), |(services, endpoints), (_, members)| {
+            (services + 1, endpoints + members.endpoints.len())
+        })
+    }
+
+    /// What picks for services that the configuration does not name.
+    pub fn usual_balancer(&self) -> &PolicyRef {
+        &self.usual.balancer
     }
 
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
-        self.snapshot.pools.iter().find(|pool| &*pool.name == name)
+        self.snapshot.pool(name)
     }
 }
 
@@ -189,77 +193,100 @@ pub fn pool_name(service: &str, labels: &BTreeMap<String, String>) -> String {
 /// The pools of one snapshot as they are put together.
 struct Pools<'a> {
     previous: Option<&'a World>,
-    /// By name.
-    old: HashMap<&'a str, &'a Arc<Pool>>,
     pools: Vec<Arc<Pool>>,
-    parts: Vec<Part>,
+    /// Parallel to the pools.
+    members: Vec<Arc<Members>>,
+    places: Vec<Part>,
+    /// Parts by name.
+    labelled: HashMap<String, usize>,
     config: &'a Config,
     pins: &'a Pins,
-    members: &'a Shelf<Arc<Members>>,
+    usual: Usual,
 }
 
-impl Pools<'_> {
-    /// `of` is the place of the service among all.
+impl<'a> Pools<'a> {
+    fn after(previous: Option<&'a World>, config: &'a Config, pins: &'a Pins) -> Result<Self, Unpinned> {
+        let settings = match previous.map(|world| &world.usual.settings) {
+            Some(old) if **old == config.defaults => Arc::clone(old),
+            _ => Arc::new(config.defaults.clone()),
+        };
+        let usual = Usual { balancer: pinned(pins, &settings.balancer)?, settings };
+        let (pools, members, places, labelled) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
+        Ok(Self { previous, pools, members, places, labelled, config, pins, usual })
+    }
+
     fn add(
         &mut self,
-        of: usize,
         service: &Arc<str>,
         labels: &BTreeMap<String, String>,
+        members: Arc<Members>,
     ) -> Result<usize, Unpinned> {
-        let name = pool_name(service, labels);
-        let settings = settings_of(self.config, service);
-        let balancer = self.pinned(&settings.balancer)?;
-        let old = self.old.get(name.as_str()).copied();
-        let endpoints = self.endpoints(of, labels, old);
-        let index = self.pools.len();
+        let name = if labels.is_empty() { Arc::clone(service) } else { pool_name(service, labels).into() };
+        let old = self.previous.and_then(|world| world.pool(&name));
+        let Usual { settings, balancer } = self.settings(service, old)?;
+        let endpoints = self.endpoints(&members, labels, old);
         let pool = match old {
             Some(old)
                 if Arc::ptr_eq(&old.endpoints, &endpoints)
-                    && *old.settings == *settings
+                    && Arc::ptr_eq(&old.settings, &settings)
                     && old.balancer == balancer =>
             {
                 Arc::clone(old)
             }
-            _ => Arc::new(Pool {
-                name: old.map_or_else(|| name.into(), |o| Arc::clone(&o.name)),
-                service: Arc::clone(service),
-                settings: match old {
-                    Some(old) if *old.settings == *settings => Arc::clone(&old.settings),
-                    _ => Arc::new(settings.clone()),
-                },
-                balancer,
-                endpoints,
-            }),
+            _ => {
+                let name = old.map_or(name, |old| Arc::clone(&old.name));
+                let service = old.map_or_else(|| Arc::clone(service), |old| Arc::clone(&old.service));
+                Arc::new(Pool { name, service, settings, balancer, endpoints })
+            }
         };
         self.pools.push(pool);
-        Ok(index)
+        self.members.push(members);
+        Ok(self.pools.len() - 1)
     }
 
-    /// One pool for each part of a service that routes name by labels.
-    fn add_labelled(&mut self, names: &[Arc<str>]) -> Result<HashMap<String, usize>, Unpinned> {
-        let mut labelled = HashMap::new();
+    /// A service's own, or what is usual.
+    fn settings(&self, service: &str, old: Option<&Arc<Pool>>) -> Result<Usual, Unpinned> {
+        let Some(own) = self.config.services.get(service) else { return Ok(self.usual.clone()) };
+        let settings = match old {
+            Some(old) if *old.settings == *own => Arc::clone(&old.settings),
+            _ => Arc::new(own.clone()),
+        };
+        Ok(Usual { settings, balancer: pinned(self.pins, &own.balancer)? })
+    }
+
+    /// One pool for each part of a service that routes name by labels. The services' own come before, in order.
+    fn add_parts(&mut self, named: &BTreeSet<Arc<str>>) -> Result<(), Unpinned> {
         for backend in backends(self.config).filter(|b| !b.labels.is_empty()) {
             let name = pool_name(&backend.service, &backend.labels);
-            let service = names.binary_search_by(|n| (**n).cmp(backend.service.as_str()));
-            if let (Ok(service), false) = (service, labelled.contains_key(&name)) {
-                let pool = self.add(service, &names[service], &backend.labels)?;
-                self.parts.push(Part { pool, service, labels: backend.labels.clone() });
-                labelled.insert(name, pool);
+            let service = named.iter().position(|n| **n == *backend.service);
+            if let (Some(service), false) = (service, self.labelled.contains_key(&name)) {
+                let (whole, members) =
+                    (Arc::clone(&self.pools[service].service), Arc::clone(&self.members[service]));
+                let pool = self.add(&whole, &backend.labels, members)?;
+                self.places.push(Part { service, labels: backend.labels.clone() });
+                self.labelled.insert(name, pool);
             }
         }
-        Ok(labelled)
+        Ok(())
     }
 
-    /// The old table serves on if its routes, its services and its policies are what they were. The places of
-    /// labelled pools follow from the first two.
-    fn routes(
-        &self,
-        services: &Arc<HashMap<Arc<str>, usize>>,
-        labelled: &HashMap<String, usize>,
-    ) -> Result<Arc<RouteTable>, Unpinned> {
+    /// The old ones, if they are the same.
+    fn services(&self, parts: &std::ops::Range<usize>) -> Arc<Names> {
+        let whole = || self.pools.iter().enumerate().filter(|(at, _)| !parts.contains(at));
+        if let Some(old) = self.previous.map(|p| &p.snapshot.services)
+            && old.len() == self.pools.len() - parts.len()
+            && whole().all(|(at, pool)| old.get(&pool.name) == Some(at))
+        {
+            return Arc::clone(old);
+        }
+        Arc::new(whole().map(|(at, pool)| (Arc::clone(&pool.name), at)).collect())
+    }
+
+    /// The old table serves on if its routes and its policies are what they were, and their pools lie where they did.
+    fn routes(&self, services: &Names) -> Result<Arc<RouteTable>, Unpinned> {
         let config = self.config;
         let routes = config.routes.iter().map(|route| {
-            let target = self.target(&route.action, services, labelled)?;
+            let target = self.target(&route.action, services)?;
             Ok(Route::new(&route.name, &route.matches, target))
         });
         let routes = routes.collect::<Result<Vec<_>, _>>()?;
@@ -267,30 +294,24 @@ impl Pools<'_> {
             let targets = old.routes.routes().iter().map(|r| &r.target);
             if old.config.routes == config.routes
                 && old.config.domain == config.domain
-                && Arc::ptr_eq(&old.services, services)
                 && targets.eq(routes.iter().map(|r| &r.target))
             {
                 return Ok(Arc::clone(&old.routes));
             }
         }
-        Ok(Arc::new(RouteTable::new(routes, Arc::clone(services), &config.domain)))
+        Ok(Arc::new(RouteTable::new(routes, &config.domain)))
     }
 
-    fn target(
-        &self,
-        action: &RouteAction,
-        services: &HashMap<Arc<str>, usize>,
-        labelled: &HashMap<String, usize>,
-    ) -> Result<RouteTarget, Unpinned> {
-        // `service_names` holds every backend's service, and `add_labelled` has made every labelled pool.
+    fn target(&self, action: &RouteAction, services: &Names) -> Result<RouteTarget, Unpinned> {
+        // `named_services` holds every backend's service, and `add_parts` has made every part.
         let pool_of = |backend: &Backend| {
-            let labelled = labelled.get(&pool_name(&backend.service, &backend.labels));
-            labelled.or_else(|| services.get(backend.service.as_str())).copied().unwrap_or_default()
+            let part = self.labelled.get(&pool_name(&backend.service, &backend.labels));
+            part.copied().or_else(|| services.get(&backend.service)).unwrap_or_default()
         };
         match action {
             RouteAction::Forward(backend) => Ok(RouteTarget::Pool(pool_of(backend))),
             RouteAction::Router { policy, backends, hash_key } => Ok(RouteTarget::Router(Router {
-                policy: self.pinned(policy)?,
+                policy: pinned(self.pins, policy)?,
                 backends: backends.iter().map(pool_of).collect(),
                 backend_names: backends.iter().map(|b| b.name.clone()).collect(),
                 hash_key: hash_key.clone(),
@@ -298,19 +319,13 @@ impl Pools<'_> {
         }
     }
 
-    fn pinned(&self, used: &PolicyUse) -> Result<PolicyRef, Unpinned> {
-        let pin = self.pins.get(used.policy.as_str()).ok_or_else(|| Unpinned(used.policy.clone()))?;
-        Ok(PolicyRef::new(used, pin.digest, pin.epoch, pin.configuration.as_ref()))
-    }
-
     /// The old list, if the service's members or at least those in this pool are the same.
     fn endpoints(
         &self,
-        service: usize,
+        members: &Arc<Members>,
         labels: &BTreeMap<String, String>,
         old: Option<&Arc<Pool>>,
     ) -> Arc<[Arc<Endpoint>]> {
-        let members = &self.members[service];
         if let (Some(old), Some(previous)) = (old, self.previous)
             && previous.members_of(&old.service).is_some_and(|m| Arc::ptr_eq(m, members))
         {
@@ -320,26 +335,19 @@ impl Pools<'_> {
     }
 }
 
-/// Of the configuration, the catalogue and all routes; in order.
-fn service_names(config: &Config, catalogue: &Catalogue) -> Vec<Arc<str>> {
-    let written = config.services.keys().chain(backends(config).map(|b| &b.service));
-    let mut names: BTreeSet<Arc<str>> = catalogue.services.keys().cloned().collect();
-    for name in written {
-        if !names.contains(name.as_str()) {
-            names.insert(name.as_str().into());
-        }
-    }
-    names.into_iter().collect()
+fn pinned(pins: &Pins, used: &PolicyUse) -> Result<PolicyRef, Unpinned> {
+    let pin = pins.get(used.policy.as_str()).ok_or_else(|| Unpinned(used.policy.clone()))?;
+    Ok(PolicyRef::new(used, pin.digest, pin.epoch, pin.configuration.as_ref()))
 }
 
-fn shared_services(previous: Option<&World>, names: &[Arc<str>]) -> Arc<HashMap<Arc<str>, usize>> {
-    if let Some(old) = previous.map(|p| &p.snapshot.services)
-        && old.len() == names.len()
-        && names.iter().enumerate().all(|(index, name)| old.get(name) == Some(&index))
-    {
-        return Arc::clone(old);
-    }
-    Arc::new(names.iter().enumerate().map(|(index, name)| (Arc::clone(name), index)).collect())
+/// Of the configuration and all routes; in order. The names are the catalogue's where it has them.
+fn named_services(config: &Config, catalogue: &Catalogue) -> BTreeSet<Arc<str>> {
+    let written = config.services.keys().chain(backends(config).map(|b| &b.service));
+    let shared = |name: &String| {
+        let known = catalogue.services.get_key_value(name.as_str());
+        known.map_or_else(|| name.as_str().into(), |(known, _)| Arc::clone(known))
+    };
+    written.map(shared).collect()
 }
 
 fn backends(config: &Config) -> impl Iterator<Item = &Backend> {

@@ -3,26 +3,31 @@
 //! `Reconciler` is the control loop's state. Its one way to change what workers serve is `apply`, which either
 //! publishes everything that a change asks for or leaves all as it was.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::addresses::AddressBook;
 use super::policies::{EXPORT_WAIT, Policies, Verdict, Version};
-use super::prepare::{self, Need, Prepared, Refused, SlotInterests, Versions};
+use super::prepare::{self, Held, Need, Needs, Prepared, Refused, Slots, Versions};
 use super::publish::{Unpinned, World};
-use super::status::{self, Faults};
+use super::status::Faults;
 use crate::config::{Config, Place, PolicyUse};
 use crate::link::{Command, Instance, Slot};
 use crate::metrics::Metrics;
-use crate::policy::{Engine, Failure, Interests, PolicyMetrics, Refusal};
+use crate::policy::{Engine, Failure, PolicyMetrics, Refusal};
 use crate::snapshot::{Catalogue, Digest, Snapshot};
 
+mod gone;
 mod notes;
 mod sparing;
+mod wanted;
 
+pub(super) use gone::Gone;
 pub use notes::Confirmed;
+pub(super) use wanted::{Made, Wanted};
 
 /// What the control loop knows and holds.
 #[derive(Debug)]
@@ -44,14 +49,14 @@ pub(super) struct Reconciler {
     pub(super) policies: Policies,
     /// Before the first publication there is none.
     pub(super) world: Option<Arc<World>>,
-    /// Slots whose instances workers hold, with what the instances asked for.
-    pub(super) held: SlotInterests,
+    pub(super) held: Slots,
+    pub(super) wanted: Wanted,
     pub(super) faults: Faults,
+    pub(super) addresses: AddressBook,
     /// Last version that each worker said is in force.
     pub(super) applied: Vec<u64>,
     pub(super) confirmed: Confirmed,
-    /// By policy, the places in which it works, in words.
-    pub(super) uses: HashMap<Arc<str>, Arc<[String]>>,
+    pub(super) gone: Gone,
     pub(super) draining: bool,
     pub(super) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(super) applied_by_all: watch::Sender<u64>,
@@ -118,14 +123,14 @@ impl Reconciler {
         let mut pins = self.policies.pins(&config);
         pins.extend(tried.iter().map(|(name, (v, _))| (Arc::clone(name), self.policies.pin_of(name, v))));
         let old = self.world.clone();
-        let patched = old.as_deref().filter(|_| !moved);
-        let patched =
-            patched.and_then(|old| old.patched(&self.catalogue, &self.touched)).filter(|_| !self.left_out);
-        let world = match patched {
-            Some(world) => world,
+        let world = match old.as_deref().filter(|_| !moved && !self.left_out) {
+            Some(old) => old.patched(&self.catalogue, &self.touched),
             None if self.left_out => World::next(old.as_deref(), &config, &self.catalogue.emptied(), &pins)?,
             None => World::next(old.as_deref(), &config, &self.catalogue, &pins)?,
         };
+        let addresses = &mut self.addresses;
+        let world = world
+            .addressed(|snapshot| addresses.follow(snapshot, snapshot.patch.as_ref().map(|_| &self.touched)));
         if let Some(old) = old.filter(|old| world.same_as(old)) {
             self.believe(config, tried);
             // Endpoints that no pool has may have changed all the same.
@@ -144,9 +149,8 @@ impl Reconciler {
             self.faults.refused(&one.policy, one.to_string());
         }
         self.deliver(&world, prepared).await;
-        // Tried again when the endpoints change.
-        let wanting = Interests { rebuild: true, ..Interests::default() };
-        self.held.extend(refused.into_iter().map(|one| (one.slot, wanting)));
+        let refused = refused.into_iter().filter(|one| prepare::policy_in(&world, &one.slot).is_some());
+        self.held.extend(refused.map(|one| (one.slot, Held::Refused)));
         self.believe(config, tried);
         Ok(self.publish(world))
     }
@@ -165,12 +169,14 @@ impl Reconciler {
     async fn prepare(
         &self,
         config: &Config,
-        needs: Vec<Need>,
+        needs: Needs,
     ) -> Result<(Vec<Prepared>, Vec<Refused>), ApplyError> {
-        let (handing, fresh): (Vec<Need>, Vec<Need>) = needs.into_iter().partition(|need| need.hands_over);
+        let Needs { fill, mut prove } = needs;
+        let (handing, fresh): (Vec<Need>, Vec<Need>) = fill.into_iter().partition(|need| need.hands_over);
         let workers = self.workers.len();
         let (mut prepared, mut refused) = self.make(config, fresh, workers, HashMap::new()).await?;
-        let (_, unfit) = self.make(config, handing.clone(), 1, HashMap::new()).await?;
+        prove.extend(handing.iter().cloned());
+        let (_, unfit) = self.make(config, prove, 1, HashMap::new()).await?;
         if !unfit.is_empty() {
             refused.extend(unfit);
             return Ok((prepared, refused));
@@ -219,14 +225,16 @@ impl Reconciler {
 
     async fn deliver(&mut self, world: &World, prepared: Vec<Prepared>) {
         if let Some(first) = prepared.first() {
-            let interests =
-                first.iter().map(|(slot, instance)| (slot.clone(), prepare::interests_of(instance)));
-            self.held.extend(interests);
+            let held = first.iter().map(|(slot, instance)| (slot.clone(), prepare::held_by(instance)));
+            self.held.extend(held);
         }
-        if world.snapshot.patch.is_none() {
-            let slots: HashSet<Slot> = world.slots().collect();
-            self.held.retain(|slot, _| slots.contains(slot));
+        match &world.snapshot.patch {
+            Some(patch) => patch.gone.iter().for_each(|name| {
+                self.held.remove(&Slot::Balancer(Arc::clone(name)));
+            }),
+            None => self.held.retain(|slot, _| prepare::policy_in(world, slot).is_some()),
         }
+        self.count_instances();
         for (worker, instances) in self.workers.iter().zip(prepared) {
             let snapshot = Arc::clone(&world.snapshot);
             send(worker, Command::Deliver { snapshot, instances }).await;
@@ -261,17 +269,7 @@ impl Reconciler {
 
     fn publish(&mut self, world: World) -> u64 {
         let version = world.snapshot.version;
-        if let Some(old) =
-            self.world.as_ref().filter(|o| !Arc::ptr_eq(&o.snapshot.services, &world.snapshot.services))
-        {
-            let gone =
-                old.snapshot.services.keys().filter(|name| !world.snapshot.services.contains_key(*name));
-            gone.for_each(|name| self.metrics.forget_service(name));
-        }
-        if world.snapshot.patch.is_none() {
-            self.uses = status::uses(&world);
-            self.faults.crowded = !prepare::has_room(&world);
-        }
+        self.gone.follow(self.world.as_deref(), &world);
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.snapshots.send_replace(Some(Arc::clone(&world.snapshot)));
         self.world = Some(Arc::new(world));
@@ -307,6 +305,8 @@ impl Reconciler {
         self.metrics.policy_failures.with_label_values(&[&*policy, failure.kind.name()]).inc();
         tracing::warn!(policy = &*policy, worker, ?slot, %failure, "policy failed; the fallback serves meanwhile");
         match self.policies.fail(&policy, failure, &self.config.policy_host) {
+            // Made room for others since: it is made anew when wanted.
+            Verdict::Replace if !self.held.contains_key(&slot) => {}
             Verdict::Leave => {}
             Verdict::Quarantine => self.quarantine(&world, &policy, &failure.to_string()).await,
             Verdict::Replace => match self.replacement(need).await {
@@ -337,12 +337,21 @@ impl Reconciler {
             "policy quarantined: the fallback serves until it is replaced or reset"
         );
         self.metrics.policy_quarantined.with_label_values(&[policy]).set(1);
-        for slot in prepare::slots_of(world, policy) {
-            let digest = self.policies.entry(policy).map(|entry| entry.current.digest());
-            let Some(digest) = digest else { return };
-            for worker in &self.workers {
-                send(worker, Command::Quarantine { slot: slot.clone(), digest }).await;
-            }
+        let works =
+            |slot: &&Slot| prepare::policy_in(world, slot).is_some_and(|used| *used.policy == *policy);
+        let slots: Vec<Slot> = self.held.keys().filter(works).cloned().collect();
+        let Some(digest) = self.policies.entry(policy).map(|entry| entry.current.digest()) else { return };
+        for slot in slots {
+            self.held.remove(&slot);
+            self.close(slot, digest).await;
+        }
+        self.count_instances();
+    }
+
+    /// No worker gets an instance for this slot.
+    async fn close(&self, slot: Slot, digest: Digest) {
+        for worker in &self.workers {
+            send(worker, Command::Quarantine { slot: slot.clone(), digest }).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What control tells about itself: one value, replaced whole after each change, that the admin interface reads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,6 +15,9 @@ use crate::config::{Config, RegistrySource};
 use crate::link::Slot;
 use crate::metrics::unix_seconds;
 use crate::policy::PolicyMetrics;
+
+/// Places of use that `/policies` lists for one policy.
+const USES_MAX: usize = 100;
 
 /// The state of control and of all it has published.
 #[derive(Debug, Clone)]
@@ -46,6 +49,16 @@ pub struct Ready {
 }
 
 /// One entry of `/policies`.
+#[derive(Debug, Serialize)]
+pub struct PolicyView<'a> {
+    #[serde(flatten)]
+    pub status: &'a PolicyStatus,
+    /// The first `USES_MAX` places in which it works.
+    pub uses: Vec<String>,
+    pub uses_total: usize,
+}
+
+/// What is known about a policy without looking where it works.
 #[derive(Debug, Clone, Serialize)]
 pub struct PolicyStatus {
     pub name: String,
@@ -57,8 +70,6 @@ pub struct PolicyStatus {
     /// In force since, in seconds since 1970.
     pub since: f64,
     pub roles: Vec<&'static str>,
-    #[serde(serialize_with = "as_list")]
-    pub uses: Arc<[String]>,
     /// Kept for a rollback, newest first.
     pub versions: Vec<VersionStatus>,
     pub quarantined: bool,
@@ -104,8 +115,6 @@ pub(super) struct Faults {
     pub(super) tls: BTreeMap<&'static str, String>,
     /// Releases cannot be followed.
     pub(super) releases: Option<String>,
-    /// More services than instances can be made for.
-    pub(super) crowded: bool,
     /// Fields of the configuration that wait for a restart.
     pub(super) restart: Vec<&'static str>,
     /// Versions that are wanted and not in force, by policy.
@@ -113,9 +122,6 @@ pub(super) struct Faults {
     /// The latest of each policy, whatever came after it.
     refusals: BTreeMap<Arc<str>, RefusalStatus>,
 }
-
-const CROWDED: &str = "registry: too many services for an instance each: the proxy's own balancer serves those without \
-                       an entry in `services`; `registry.services` can name what this workload needs";
 
 impl Faults {
     /// A version is wanted that the policy's host or one of its uses refused.
@@ -153,8 +159,19 @@ impl Faults {
         let policies = self.policies.iter().map(|(name, message)| format!("policy {name}: {message}"));
         let restart =
             self.restart.iter().map(|field| format!("configuration: `{field}` changes at the next start"));
-        let crowded = self.crowded.then(|| CROWDED.to_owned());
-        config.chain(registry).chain(tls).chain(crowded).chain(releases).chain(policies).chain(restart)
+        config.chain(registry).chain(tls).chain(releases).chain(policies).chain(restart)
+    }
+}
+
+impl Status {
+    /// Made when somebody asks: the cost follows the number of places.
+    pub fn policy_views(&self) -> impl Iterator<Item = PolicyView<'_>> {
+        self.policies.iter().map(|status| {
+            let all = self.world.iter().flat_map(|world| prepare::uses(world));
+            let mut uses = all.filter(|(policy, _)| ***policy == *status.name);
+            let first: Vec<String> = uses.by_ref().take(USES_MAX).map(|(_, slot)| described(&slot)).collect();
+            PolicyView { status, uses_total: first.len() + uses.count(), uses: first }
+        })
     }
 }
 
@@ -202,7 +219,6 @@ impl Reconciler {
             epoch: entry.epoch,
             since: current.since,
             roles: roles.into_iter().filter(|(has, _)| *has).map(|(_, role)| role).collect(),
-            uses: self.uses.get(name).cloned().unwrap_or_default(),
             versions: entry.previous.iter().map(VersionStatus::of).collect(),
             quarantined: entry.quarantined,
             failures: entry.failures_total,
@@ -225,19 +241,6 @@ impl VersionStatus {
         let (digest, source) = (version.digest().to_string(), version.source.to_string());
         Self { digest, source, since: unix_seconds(version.since) }
     }
-}
-
-/// By policy, where it works. Follows from what patches leave alone, so it is made once per whole world.
-pub(super) fn uses(world: &World) -> HashMap<Arc<str>, Arc<[String]>> {
-    let mut uses: HashMap<Arc<str>, Vec<String>> = HashMap::new();
-    for (policy, slot) in prepare::uses(world) {
-        uses.entry(Arc::clone(policy)).or_default().push(described(&slot));
-    }
-    uses.into_iter().map(|(policy, places)| (policy, places.into())).collect()
-}
-
-fn as_list<S: serde::Serializer>(list: &Arc<[String]>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(list.iter())
 }
 
 fn described(slot: &Slot) -> String {

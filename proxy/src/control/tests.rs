@@ -11,6 +11,8 @@ use crate::config;
 use crate::link::{COMMANDS_MAX, Instance, REPORTS_MAX, Slot};
 use crate::policy::{BalancerInstance, Failure, FailureKind, Observation, Outcome, builtin};
 
+mod first_use;
+
 /// Longer than any change takes.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -33,6 +35,7 @@ struct Seen {
     delivered: Vec<Slot>,
     replaced: Vec<Slot>,
     quarantined: Vec<Slot>,
+    evicted: Vec<Slot>,
     drained: bool,
     exported: Vec<u8>,
 }
@@ -131,6 +134,15 @@ fn obey(seen: &mut Seen, command: Command) -> Option<u64> {
             seen.instances.insert(slot, instance);
         }
         Command::Quarantine { slot, .. } => seen.quarantined.push(slot),
+        Command::Evict { slots } => {
+            seen.instances.retain(|slot, _| !slots.contains(slot));
+            seen.evicted.extend(slots);
+        }
+        Command::LastUses { reply } => {
+            // In the order of their coming.
+            let uses = seen.replaced.iter().cloned().zip(1..).collect();
+            let _ = reply.send(uses);
+        }
         Command::ExportState { slot, reply } => {
             if let Some(Instance::Balancer(instance)) = seen.instances.get_mut(&slot) {
                 if seen.exported.is_empty() {
@@ -184,7 +196,8 @@ async fn starts_with_one_instance_per_worker_and_place() {
     assert_eq!(status.ready.problems, Vec::<String>::new());
     let names: Vec<&str> = status.policies.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["maglev", "p2c"]);
-    assert_eq!(*status.policies[0].uses, ["service web"]);
+    let views: Vec<_> = status.policy_views().collect();
+    assert_eq!((&*views[0].uses, views[0].uses_total), (&["service web".to_owned()][..], 1));
 }
 
 #[tokio::test]
@@ -378,5 +391,5 @@ async fn a_refused_configuration_is_tried_again_when_its_files_change() {
     scene.write("mine.wasm", component("random"));
     scene.until_status(|status| status.ready.config_valid).await;
     let status = scene.control.status();
-    assert!(status.policies.iter().any(|policy| policy.name == "mine" && *policy.uses == ["service web"]));
+    assert!(status.policy_views().any(|view| view.status.name == "mine" && *view.uses == ["service web"]));
 }

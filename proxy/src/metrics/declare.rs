@@ -1,6 +1,7 @@
 //! How a line of the table becomes a registered family.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
@@ -22,8 +23,8 @@ pub struct Family {
 pub(crate) trait Declare: Sized {
     fn declare(family: &Family, registry: &Registry) -> Result<Self, Error>;
 
-    /// Drops the label sets in which `label` has this value.
-    fn forget(&self, _label: &str, _value: &str) {}
+    /// Drops the label sets in which `label` has one of these values.
+    fn forget(&self, _label: &str, _values: &HashSet<Arc<str>>) {}
 }
 
 macro_rules! declare {
@@ -35,8 +36,8 @@ macro_rules! declare {
                 Ok(metric)
             }
 
-            fn forget(&self, label: &str, value: &str) {
-                forget(self, label, value);
+            fn forget(&self, label: &str, values: &HashSet<Arc<str>>) {
+                forget(self, label, values);
             }
         }
     )*};
@@ -66,13 +67,20 @@ impl From<&Family> for HistogramOpts {
     }
 }
 
+/// All values that a label has.
+pub(super) fn values_of<B: MetricVecBuilder>(vec: &MetricVec<B>, label: &str) -> BTreeSet<String> {
+    let families = vec.collect();
+    let labels = families.iter().flat_map(|family| family.get_metric()).flat_map(|m| m.get_label());
+    labels.filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()).collect()
+}
+
 /// The crate removes a label set only by all of its values, so they are collected first.
-fn forget<B: MetricVecBuilder>(vec: &MetricVec<B>, label: &str, value: &str) {
+fn forget<B: MetricVecBuilder>(vec: &MetricVec<B>, label: &str, values: &HashSet<Arc<str>>) {
     for family in vec.collect() {
         for metric in family.get_metric() {
             let labels: HashMap<&str, &str> =
                 metric.get_label().iter().map(|l| (l.name(), l.value())).collect();
-            if labels.get(label) == Some(&value) {
+            if labels.get(label).is_some_and(|value| values.contains(*value)) {
                 // It exists: it has just been collected, and control alone removes.
                 let _ = vec.remove(&labels);
             }

@@ -46,7 +46,7 @@ fn local_handles_count_when_flushed() {
 #[test]
 fn a_forgotten_service_leaves_the_others() {
     let metrics = filled();
-    metrics.forget_service("web");
+    metrics.forget_services(&HashSet::from(["web".into()]));
     let text = metrics.encode(std::iter::empty()).unwrap();
     assert!(!text.contains("service=\"web\""), "{text}");
     assert!(text.contains("outrigger_upstream_connects_total{service=\"api\"} 1"));

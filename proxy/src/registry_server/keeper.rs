@@ -18,9 +18,9 @@ use super::metrics::Metrics;
 use super::model::{Check, Definition, Name, Session, Status, duration};
 use super::probe;
 use super::settings::Limits;
-use super::shared_map::{Difference, SharedMap};
 use super::state::{State, Topic};
 use super::writer::Registry;
+use crate::shared_map::{Difference, SharedMap};
 
 /// A session ends after this many of its TTLs, as Consul has it: the TTL is a promise not to end it before.
 const SESSION_TTLS: u32 = 2;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::model::{Check, Entry, Instance, Name, NodeRow, Session};
-use super::shared_map::SharedMap;
+use crate::shared_map::SharedMap;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::PolicyRef;
+use super::{Names, PolicyRef};
 use crate::config::{HashKey, RouteMatch};
 use crate::head::RequestHead;
 
-/// All routes and the names of all services.
+/// All routes.
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Route>,
@@ -19,7 +19,6 @@ pub struct RouteTable {
     by_host: HashMap<Box<str>, Vec<u32>>,
     /// Routes that any host, or a wild card, may take; in order.
     by_pattern: Vec<u32>,
-    services: Arc<HashMap<Arc<str>, usize>>,
     /// `.mesh.internal`, lower case.
     domain_suffix: String,
 }
@@ -63,8 +62,7 @@ enum HostPattern {
 }
 
 impl RouteTable {
-    /// `services` maps names to pool indices, as in the snapshot.
-    pub fn new(routes: Vec<Route>, services: Arc<HashMap<Arc<str>, usize>>, domain: &str) -> Self {
+    pub fn new(routes: Vec<Route>, domain: &str) -> Self {
         let mut by_host: HashMap<Box<str>, Vec<u32>> = HashMap::new();
         let mut by_pattern = Vec::new();
         for (index, route) in (0_u32..).zip(&routes) {
@@ -82,7 +80,7 @@ impl RouteTable {
         }
         let domain = domain.trim_matches('.').to_ascii_lowercase();
         let domain_suffix = if domain.is_empty() { String::new() } else { format!(".{domain}") };
-        Self { routes, by_host, by_pattern, services, domain_suffix }
+        Self { routes, by_host, by_pattern, domain_suffix }
     }
 
     /// The routes that fit the request, in order. A router that says `next` hands on to the one after it.
@@ -108,21 +106,15 @@ impl RouteTable {
     }
 
     /// The pool of the service that an authority names: `web`, `web.<domain>`, with or without port and final dot.
-    pub fn service_of(&self, authority: &str) -> Option<usize> {
+    pub fn service_of(&self, authority: &str, services: &Names) -> Option<usize> {
         let host = host_of(authority);
-        let whole = || self.services.get(host);
-        let local = || self.services.get(host.strip_suffix(self.domain_suffix.as_str())?);
-        whole().or_else(local).copied()
+        let local = || services.get(host.strip_suffix(self.domain_suffix.as_str())?);
+        services.get(host).or_else(local)
     }
 
     /// All routes, in order.
     pub fn routes(&self) -> &[Route] {
         &self.routes
-    }
-
-    /// The services' names, shared with the snapshot.
-    pub fn services(&self) -> &Arc<HashMap<Arc<str>, usize>> {
-        &self.services
     }
 }
 

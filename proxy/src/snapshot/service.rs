@@ -108,9 +108,10 @@ pub struct Endpoint {
 }
 
 /// What all workers measure about one endpoint, together. It lives as long as the address stays in the catalogue.
-/// Relaxed atomics on cache lines of their own; read-modify-write races only blur an average.
+/// Relaxed atomics on a cache line of their own, beside one that holds the `Arc`'s count and is hardly ever written;
+/// read-modify-write races only blur an average.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(align(64))]
 pub struct EndpointState {
     /// Requests sent and not yet answered.
     pub in_flight: AtomicU32,

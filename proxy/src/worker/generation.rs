@@ -3,49 +3,33 @@
 //! A request takes one generation and keeps it to its log line. What a new snapshot leaves alone is carried over by
 //! pointer: instances, their learning, and connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Worker;
-use super::record::{Fallback, PolicySeries, ServiceSeries};
-use super::upstream::balance::Balancer;
+use super::record::{Fallback, PolicySeries};
+use super::target::Target;
 use crate::head::RequestFacts;
 use crate::link::{Instance, Report, Slot};
-use crate::policy::{Decision, Failure, RouteContext, RouterInstance};
+use crate::policy::{BalancerInstance, Decision, Failure, RouteContext, RouterInstance};
 use crate::snapshot::{Digest, PolicyRef, Pool, RouteTarget, Shelf, Snapshot};
 
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) snapshot: Arc<Snapshot>,
     /// Parallel to `Snapshot::pools`.
-    pub(super) targets: Shelf<Rc<Target>>,
+    places: Shelf<Rc<Place>>,
     /// Parallel to the table's routes; `None` where a route asks no policy.
     pub(super) routers: Vec<Option<Rc<Router>>>,
 }
 
-/// A pool at work.
+/// Where a pool is put to work when the first request comes: most pools of a large catalogue never are.
 #[derive(Debug)]
-pub(super) struct Target {
-    pub(super) pool: Arc<Pool>,
-    pub(super) balancer: Rc<Balancer>,
-    pub(super) series: Rc<ServiceSeries>,
-    /// First digits, for the access log.
-    pub(super) digest: String,
-    /// What this worker has added to the gauge of open connections.
-    open: Cell<i64>,
-}
-
-impl Target {
-    /// Brings this worker's share of the gauge of open connections up to date. Pools of a part of a service share
-    /// their connections with the whole one, which counts them.
-    fn gauge(&self, worker: &Worker, open: i64) {
-        if self.pool.name == self.pool.service {
-            let gauge = worker.metrics.upstream_connections.with_label_values(&[&*self.pool.service]);
-            gauge.add(open - self.open.replace(open));
-        }
-    }
+struct Place {
+    pool: Arc<Pool>,
+    target: OnceCell<Rc<Target>>,
 }
 
 /// A route's policy at work.
@@ -61,7 +45,7 @@ pub(super) struct Router {
 impl Generation {
     /// Before the first snapshot.
     pub(super) fn empty(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, targets: Shelf::default(), routers: Vec::new() }
+        Self { snapshot, places: Shelf::default(), routers: Vec::new() }
     }
 
     /// The next generation: `instances` where given, what `self` has where the policy is the same.
@@ -84,18 +68,20 @@ impl Generation {
             }
         }
         if let Some(patch) = snapshot.patch.as_ref().filter(|patch| patch.base == self.snapshot.version) {
-            let pairs = patch.pools.iter().filter_map(|&at| Some((at, self.targets.get(at)?)));
-            let targets = self.targets.with(pairs.map(|(at, old)| {
+            let gone = patch.gone.iter().filter_map(|name| self.target_of(name));
+            gone.for_each(|target| target.retire(worker));
+            let places = patch.pools.iter().map(|&at| {
                 let pool = &snapshot.pools[at];
-                (at, next_target(worker, pool, Some(old), balancers.remove(&pool.name)))
-            }));
-            return Self { targets, routers: self.routers.clone(), snapshot };
+                (at, next_place(worker, pool, self.place_of(&pool.name), balancers.remove(&pool.name)))
+            });
+            let places = self.places.with(snapshot.pools.len(), places);
+            return Self { places, routers: self.routers.clone(), snapshot };
         }
-        let before: HashMap<&str, &Rc<Target>> = self.targets.iter().map(|t| (&*t.pool.name, t)).collect();
-        let targets = snapshot.pools.iter().map(|pool| {
-            next_target(worker, pool, before.get(&*pool.name).copied(), balancers.remove(&pool.name))
-        });
-        let targets = targets.collect();
+        let places = snapshot
+            .pools
+            .iter()
+            .map(|pool| next_place(worker, pool, self.place_of(&pool.name), balancers.remove(&pool.name)));
+        let places = places.collect();
         let before: HashMap<&str, &Rc<Router>> =
             self.routers.iter().flatten().map(|r| (&*r.name, r)).collect();
         let routers = snapshot.routes.routes().iter().map(|route| {
@@ -114,16 +100,28 @@ impl Generation {
                 }),
             })
         });
-        let next = Self { routers: routers.collect(), targets, snapshot };
-        let stay: HashSet<&str> = next.targets.iter().map(|target| &*target.pool.name).collect();
-        for gone in self.targets.iter().filter(|target| !stay.contains(&*target.pool.name)) {
-            gone.gauge(worker, 0);
+        let next = Self { routers: routers.collect(), places, snapshot };
+        let open = self.places.iter().filter_map(|place| place.target.get());
+        for gone in open.filter(|target| next.snapshot.place_of(&target.pool.name).is_none()) {
+            gone.retire(worker);
         }
         next
     }
 
-    pub(super) fn target(&self, name: &str) -> Option<&Rc<Target>> {
-        self.targets.iter().find(|t| &*t.pool.name == name)
+    /// The pool at this index, at work from now on.
+    pub(super) fn target(&self, worker: &Worker, index: usize) -> Option<&Rc<Target>> {
+        let target = self.places.get(index)?.target(worker);
+        worker.touch(target);
+        Some(target)
+    }
+
+    fn place_of(&self, pool: &str) -> Option<&Rc<Place>> {
+        self.places.get(self.snapshot.place_of(pool)?)
+    }
+
+    /// If it is at work.
+    fn target_of(&self, pool: &str) -> Option<&Rc<Target>> {
+        self.place_of(pool)?.target.get()
     }
 
     pub(super) fn router(&self, name: &str) -> Option<&Rc<Router>> {
@@ -133,9 +131,9 @@ impl Generation {
     /// Puts a fresh instance where one failed, unless the slot has moved on.
     pub(super) fn replace(&self, worker: &Worker, slot: &Slot, digest: Digest, instance: Instance) {
         match (slot, instance) {
-            (Slot::Balancer(name), Instance::Balancer(instance)) => match self.target(name) {
-                Some(target) if target.balancer.policy.digest == digest => {
-                    target.balancer.put(worker, instance)
+            (Slot::Balancer(name), Instance::Balancer(instance)) => match self.place_of(name) {
+                Some(place) if place.pool.balancer.digest == digest => {
+                    place.target(worker).balancer.put(worker, instance);
                 }
                 _ => worker.retire(Some(Instance::Balancer(instance))),
             },
@@ -153,7 +151,7 @@ impl Generation {
     pub(super) fn quarantine(&self, worker: &Worker, slot: &Slot, digest: Digest) {
         match slot {
             Slot::Balancer(name) => {
-                if let Some(target) = self.target(name).filter(|t| t.balancer.policy.digest == digest) {
+                if let Some(target) = self.target_of(name).filter(|t| t.balancer.policy.digest == digest) {
                     target.balancer.quarantine(worker);
                 }
             }
@@ -166,10 +164,19 @@ impl Generation {
         }
     }
 
+    pub(super) fn evict(&self, worker: &Worker, slots: &[Slot]) {
+        for slot in slots {
+            let Slot::Balancer(name) = slot else { continue };
+            if let Some(target) = self.target_of(name) {
+                target.balancer.evict(worker);
+            }
+        }
+    }
+
     pub(super) fn export_state(&self, worker: &Worker, slot: &Slot) -> Vec<u8> {
         match slot {
             Slot::Balancer(name) => {
-                self.target(name).map(|t| t.balancer.export_state(worker)).unwrap_or_default()
+                self.target_of(name).map(|t| t.balancer.export_state(worker)).unwrap_or_default()
             }
             Slot::Router(name) => self
                 .router(name)
@@ -178,10 +185,8 @@ impl Generation {
         }
     }
 
+    /// Routers only: balancers are ticked by the worker, which knows those that have an instance.
     pub(super) fn tick(&self, worker: &Worker, now_ns: u64) {
-        for target in self.targets.iter() {
-            target.balancer.tick(worker, now_ns);
-        }
         for router in self.routers.iter().flatten() {
             router.call(worker, |instance| match instance.interests().ticks {
                 true => instance.tick(now_ns),
@@ -190,42 +195,33 @@ impl Generation {
         }
     }
 
-    pub(super) fn flush(&self, worker: &Worker) {
-        for target in self.targets.iter() {
-            target.series.flush();
-            target.balancer.flush();
-            target.gauge(worker, target.balancer.open());
-        }
+    /// Routers only, as well.
+    pub(super) fn flush(&self) {
         for router in self.routers.iter().flatten() {
             router.series.flush();
         }
     }
 }
 
-fn next_target(
+impl Place {
+    fn target(&self, worker: &Worker) -> &Rc<Target> {
+        self.target.get_or_init(|| Target::next(worker, &self.pool, None, None))
+    }
+}
+
+fn next_place(
     worker: &Worker,
     pool: &Arc<Pool>,
-    old: Option<&Rc<Target>>,
-    given: Option<Box<crate::policy::BalancerInstance>>,
-) -> Rc<Target> {
-    let kept = old.filter(|old| given.is_none() && old.balancer.policy == pool.balancer);
-    if let Some(old) = kept.filter(|old| Arc::ptr_eq(&old.pool, pool)) {
+    old: Option<&Rc<Place>>,
+    given: Option<Box<BalancerInstance>>,
+) -> Rc<Place> {
+    if let Some(old) = old.filter(|old| given.is_none() && Arc::ptr_eq(&old.pool, pool)) {
         return Rc::clone(old);
     }
-    let balancer = match kept {
-        Some(old) => {
-            old.balancer.set_members(worker, &pool.endpoints);
-            Rc::clone(&old.balancer)
-        }
-        None => Rc::new(Balancer::new(worker, pool, given)),
-    };
-    let series = match old {
-        Some(old) => Rc::clone(&old.series),
-        None => worker.series(&pool.service),
-    };
-    let digest = pool.balancer.digest.to_string()[..12].to_owned();
-    let open = Cell::new(old.map_or(0, |old| old.open.replace(0)));
-    Rc::new(Target { pool: Arc::clone(pool), balancer, series, digest, open })
+    let before = old.and_then(|old| old.target.get());
+    let at_work = before.is_some() || given.is_some();
+    let target = at_work.then(|| Target::next(worker, pool, before, given));
+    Rc::new(Place { pool: Arc::clone(pool), target: target.map_or_else(OnceCell::new, OnceCell::from) })
 }
 
 impl Router {

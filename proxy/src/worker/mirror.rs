@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Worker;
-use super::generation::{Generation, Target};
+use super::generation::Generation;
 use super::http1::{Buffer, Forwarding, request_head};
 use super::route::Plan;
+use super::target::Target;
 use super::upstream::Connection;
 use super::upstream::balance::Attempt;
 use crate::clock;
@@ -25,7 +26,7 @@ const DISCARD_BYTES_MAX: usize = 1 << 20;
 
 /// Sends a copy if the plan asks for one.
 pub(super) fn maybe(worker: &Worker, generation: &Rc<Generation>, plan: &Plan, facts: Option<&RequestFacts>) {
-    let target = plan.mirror.and_then(|index| generation.targets.get(index));
+    let target = plan.mirror.and_then(|index| generation.target(worker, index));
     let (Some(target), Some(facts)) = (target, facts) else { return };
     if facts.head.framing() != Framing::None || worker.copies.get() >= COPIES_MAX {
         return;
@@ -44,6 +45,7 @@ pub(super) fn maybe(worker: &Worker, generation: &Rc<Generation>, plan: &Plan, f
         let timeout = target.pool.settings.timeouts.request;
         // What comes of a copy is nobody's concern.
         let _ = tokio::time::timeout(timeout, send(&worker, &target, &out, head, source)).await;
+        worker.touch(&target);
         worker.copies.set(worker.copies.get() - 1);
     });
 }

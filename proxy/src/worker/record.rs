@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::Worker;
 use super::connection::Peer;
 use super::exchange::Report;
-use super::generation::Target;
 use super::respond::Reason;
+use super::target::Target;
 use super::upstream::balance::Picked;
 use crate::head::RequestFacts;
 use crate::logging::AccessRecord;
@@ -152,6 +152,9 @@ impl<'w> Record<'w> {
     fn count(&self, ended: Ended, at: Instant) {
         let worker = self.worker;
         let series = self.target.as_ref().map_or(&worker.unrouted, |t| &t.series);
+        if let Some(target) = &self.target {
+            worker.touch(target);
+        }
         series.request(&self.route, self.status, ended);
         series.duration.borrow_mut().observe(at.duration_since(self.started).as_secs_f64());
         if let Some(first_byte) = self.first_byte {
@@ -311,6 +314,8 @@ pub(super) enum Fallback {
     Failed,
     /// The instance failed before and is being replaced, or the policy is in quarantine.
     NoInstance,
+    /// The service has not been asked for until now, or not for long: its instance is being made.
+    Cold,
     /// The policy chose an endpoint that an earlier attempt went to.
     Tried,
     /// The policy chose an endpoint that has just been ejected.
@@ -322,7 +327,7 @@ pub(super) enum Fallback {
 pub(super) struct PolicySeries {
     calls: LocalIntCounter,
     duration: RefCell<LocalHistogram>,
-    fallbacks: [LocalIntCounter; 5],
+    fallbacks: [LocalIntCounter; 6],
     countdown: Cell<u32>,
 }
 
@@ -333,7 +338,7 @@ impl PolicySeries {
         Self {
             calls: metrics.policy_calls.with_label_values(&[name, call]).local(),
             duration: RefCell::new(metrics.policy_duration.with_label_values(&[name, call]).local()),
-            fallbacks: ["asked", "failed", "no-instance", "tried", "ejected"].map(fallback),
+            fallbacks: ["asked", "failed", "no-instance", "tried", "ejected", "cold"].map(fallback),
             countdown: Cell::new(0),
         }
     }
@@ -359,6 +364,7 @@ impl PolicySeries {
             Fallback::NoInstance => 2,
             Fallback::Tried => 3,
             Fallback::Ejected => 4,
+            Fallback::Cold => 5,
         }]
         .inc();
     }

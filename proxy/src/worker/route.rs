@@ -4,9 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Worker;
-use super::generation::{Generation, Target};
+use super::generation::Generation;
 use super::record::Record;
 use super::respond::Reason;
+use super::target::Target;
 use crate::clock;
 use crate::config::HashKey;
 use crate::head::RequestFacts;
@@ -32,7 +33,7 @@ pub(super) enum Routed {
 pub(super) struct Plan {
     pub(super) target: Rc<Target>,
     pub(super) forward: Option<Box<Forward>>,
-    /// Index into `Generation::targets`.
+    /// Index into `Snapshot::pools`.
     pub(super) mirror: Option<usize>,
     /// Until the head of the answer.
     pub(super) timeout: Duration,
@@ -56,7 +57,7 @@ pub(super) fn decide(
         from = index + 1;
         match &route.target {
             RouteTarget::Pool(pool) => {
-                let target = &generation.targets[*pool];
+                let Some(target) = generation.target(worker, *pool) else { continue };
                 record.routed(Some(&route.name), Some(target));
                 return Routed::To(Plan::plain(target));
             }
@@ -66,7 +67,7 @@ pub(super) fn decide(
                 let context = RouteContext { hash, random: worker.random(), now: clock::now_ns() };
                 // Without a working policy, the backend written first is the safe one.
                 let decision = router.route(worker, facts, context).unwrap_or(Decision::Backend(0));
-                if let Some(routed) = follow(generation, spec, decision, |target| {
+                if let Some(routed) = follow(worker, generation, spec, decision, |target| {
                     record.routed(Some(&route.name), target);
                 }) {
                     return routed;
@@ -74,8 +75,8 @@ pub(super) fn decide(
             }
         }
     }
-    let pool = facts.as_deref().and_then(|f| table.service_of(f.head.authority()));
-    let Some(target) = pool.and_then(|index| generation.targets.get(index)) else {
+    let pool = facts.as_deref().and_then(|f| generation.snapshot.service_of(f.head.authority()));
+    let Some(target) = pool.and_then(|index| generation.target(worker, index)) else {
         return Routed::Refused(Reason::NoService);
     };
     record.routed(None, Some(target));
@@ -84,6 +85,7 @@ pub(super) fn decide(
 
 /// Turns a router's decision into a plan; `None` for `next`.
 fn follow(
+    worker: &Worker,
     generation: &Generation,
     spec: &RouterSpec,
     decision: Decision,
@@ -91,7 +93,7 @@ fn follow(
 ) -> Option<Routed> {
     // The host has checked the indices against the backends granted.
     let pool = |backend: u32| spec.backends.get(backend as usize).copied();
-    let target = |backend| pool(backend).and_then(|index| generation.targets.get(index));
+    let target = |backend| pool(backend).and_then(|index| generation.target(worker, index));
     Some(match decision {
         Decision::Next => return None,
         Decision::Backend(backend) => {

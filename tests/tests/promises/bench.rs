@@ -24,7 +24,20 @@ fn the_benchmarks_of_parts_run() {
 }
 
 #[test]
+fn the_benchmark_of_scale_runs() {
+    let table = smoke("scale.py", &[]);
+    assert!(table.contains("ready ms") && table.contains("one: PSS MiB"), "{table}");
+}
+
+#[test]
 fn the_benchmark_of_registries_runs() {
     let table = smoke("registry.py", &[]);
     assert!(["file", "etcd", "embedded"].iter().all(|name| table.contains(name)), "{table}");
+}
+
+#[test]
+fn the_benchmark_of_names_runs() {
+    let table = smoke("dns.py", &[]);
+    let parts = ["outrigger", "unbound", "dnsmasq", "changes/s"];
+    assert!(parts.iter().all(|name| table.contains(name)), "{table}");
 }

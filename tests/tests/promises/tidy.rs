@@ -143,7 +143,7 @@ fn foreign_types_stay_in_their_rooms() {
     assert_only_in(&["tls"], &["rustls::", "use rustls"]);
     assert_only_in(&["registry_server/store.rs"], &["redb::"]);
     assert_only_in(&["release/keys.rs"], &["use ring::"]);
-    assert_only_in(&["registry_server/dns"], &["hickory_proto"]);
+    assert_only_in(&["names/answer/alias.rs", "registry_server/dns"], &["hickory_proto"]);
     assert_only_in(
         &[
             "metrics",
@@ -151,6 +151,9 @@ fn foreign_types_stay_in_their_rooms() {
             "control/admin/scrape.rs",
             "control/register/health.rs",
             "logging.rs",
+            "names/forward/shares.rs",
+            "names/metrics.rs",
+            "names/sight.rs",
             "registry_server/metrics.rs",
         ],
         &["use prometheus"],
@@ -160,12 +163,13 @@ fn foreign_types_stay_in_their_rooms() {
 }
 
 #[test]
-fn worker_state_stays_on_its_thread() {
-    let worker = sources("proxy/src/worker");
+fn state_of_workers_and_names_stays_on_its_thread() {
+    let mut rooms = sources("proxy/src/worker");
+    rooms.extend(sources("proxy/src/names"));
     let words = ["tokio::spawn(", "task::spawn(", "spawn_blocking", "Mutex", "RwLock"];
     let places: Vec<String> =
-        worker.iter().filter(|source| !source.is_test()).flat_map(|source| source.places(&words)).collect();
-    assert!(places.is_empty(), "spawn_local: worker state is !Send\n{}", places.join("\n"));
+        rooms.iter().filter(|source| !source.is_test()).flat_map(|source| source.places(&words)).collect();
+    assert!(places.is_empty(), "spawn_local: the state of workers and names is !Send\n{}", places.join("\n"));
 }
 
 #[test]

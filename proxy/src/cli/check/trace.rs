@@ -83,7 +83,7 @@ fn routes(text: &mut String, snapshot: &Snapshot, head: &RequestHead) -> bool {
 }
 
 fn fallen_through(text: &mut String, snapshot: &Snapshot, head: &RequestHead) {
-    match snapshot.routes.service_of(head.authority()) {
+    match snapshot.service_of(head.authority()) {
         Some(pool) => {
             let _ = writeln!(text, "  by its authority: {}", pool_line(snapshot, pool));
         }
@@ -113,7 +113,7 @@ fn round(snapshot: &Snapshot, head: &RequestHead) -> Duration {
     for _ in 0..LOOK_UPS {
         let (snapshot, head) = std::hint::black_box((snapshot, head));
         let route = snapshot.routes.find_from(head, 0);
-        std::hint::black_box(route.or_else(|| snapshot.routes.service_of(head.authority())));
+        std::hint::black_box(route.or_else(|| snapshot.service_of(head.authority())));
     }
     thread_cpu_time().saturating_sub(start)
 }

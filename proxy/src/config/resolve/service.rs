@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::super::builtin::{DEFAULT_BALANCER, PolicyKind};
 use super::super::diagnostic::{FieldPath, Problems};
 use super::super::resolved::{
-    Ejection, HashKey, NamedPolicy, Place, PolicyUse, Retry, ServiceSettings, Timeouts,
+    Ejection, HashKey, NamedPolicy, Place, PolicyUse, Retry, ServiceNames, ServiceSettings, Timeouts,
 };
 use super::super::written;
 use super::check::{range, span};
-use super::policy;
+use super::{dns, policy};
 
 /// The settings of a service about which nothing is written.
 pub(super) fn built_in() -> ServiceSettings {
@@ -29,6 +29,7 @@ pub(super) fn built_in() -> ServiceSettings {
             time_max: Duration::from_secs(60),
             panic_threshold: 0.5,
         },
+        dns: ServiceNames::default(),
     }
 }
 
@@ -56,6 +57,7 @@ pub(super) fn settings(
         timeouts: timeouts(written.timeouts.unwrap_or_default(), &base.timeouts, timeouts_at, problems),
         retry: retry(written.retry.unwrap_or_default(), &base.retry, retry_at, problems),
         ejection: ejection(written.ejection.unwrap_or_default(), &base.ejection, ejection_at, problems),
+        dns: dns::service_names(written.dns, base.dns),
     }
 }
 

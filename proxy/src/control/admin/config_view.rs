@@ -13,6 +13,7 @@ use crate::config::{
 };
 use crate::release::{PublicKey, Trust};
 
+mod dns;
 mod registry;
 
 pub(super) fn view(config: &Config) -> Value {
@@ -25,6 +26,7 @@ pub(super) fn view(config: &Config) -> Value {
         state_dir,
         log: Log { format, filter, access },
         domain,
+        dns,
         forwarded,
         limits,
         policy_host,
@@ -58,6 +60,7 @@ pub(super) fn view(config: &Config) -> Value {
         "state_dir": state_dir.as_ref().map(|dir| dir.display().to_string()),
         "log": { "format": format, "filter": filter, "access": access },
         "domain": domain,
+        "dns": dns.as_ref().map(dns::view),
         "forwarded": forwarded,
         "limits": limits_view(limits),
         "policy_host": host_view(policy_host),
@@ -93,6 +96,7 @@ fn host_view(host: &PolicyHost) -> Value {
         cache_dir,
         memory_bytes_max,
         component_bytes_max,
+        instances_max,
         call_budget,
         update_budget,
         direct_calls,
@@ -103,6 +107,7 @@ fn host_view(host: &PolicyHost) -> Value {
         "cache_dir": cache_dir.as_ref().map(|dir| dir.display().to_string()),
         "memory_bytes_max": memory_bytes_max,
         "component_bytes_max": component_bytes_max,
+        "instances_max": instances_max,
         "call_budget_ms": ms(*call_budget),
         "update_budget_ms": ms(*update_budget),
         "direct_calls": direct_calls,
@@ -112,7 +117,7 @@ fn host_view(host: &PolicyHost) -> Value {
 }
 
 fn settings_view(settings: &ServiceSettings) -> Value {
-    let ServiceSettings { balancer, hash_key, timeouts, retry, ejection } = settings;
+    let ServiceSettings { balancer, hash_key, timeouts, retry, ejection, dns } = settings;
     let Timeouts { connect, request, idle } = timeouts;
     let Retry { attempts, statuses } = retry;
     let Ejection { consecutive_failures, time, time_max, panic_threshold } = ejection;
@@ -127,6 +132,7 @@ fn settings_view(settings: &ServiceSettings) -> Value {
             "time_max_ms": ms(*time_max),
             "panic_threshold": panic_threshold,
         },
+        "dns": dns::names_view(*dns),
     })
 }
 

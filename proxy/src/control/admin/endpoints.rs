@@ -18,7 +18,7 @@ pub(super) fn view(world: Option<&World>) -> Value {
     let mut services = Map::new();
     let Some(world) = world else { return Value::Object(services) };
     let now_ms = clock::now_ms();
-    let mut names: Vec<&Arc<str>> = world.snapshot.services.keys().collect();
+    let mut names: Vec<&Arc<str>> = world.snapshot.services.iter().map(|(name, _)| name).collect();
     names.sort();
     for name in names {
         let endpoints =
@@ -28,10 +28,18 @@ pub(super) fn view(world: Option<&World>) -> Value {
     Value::Object(services)
 }
 
-/// Sets `outrigger_endpoints` for every service.
+/// Sets `outrigger_endpoints` for every service that the configuration names or that has been asked for, and the size of
+/// the catalogue: ten thousand services of which a workload uses five are no reason for forty thousand lines.
 pub(super) fn count(world: &World, metrics: &Metrics) {
     let now_ms = clock::now_ms();
-    for name in world.snapshot.services.keys() {
+    let snapshot = &world.snapshot;
+    let (services, endpoints) = world.size();
+    metrics.catalogue_services.set(i64::try_from(services).unwrap_or(i64::MAX));
+    metrics.catalogue_endpoints.set(i64::try_from(endpoints).unwrap_or(i64::MAX));
+    let named = (0..snapshot.parts.start).map(|at| snapshot.pools[at].service.to_string());
+    let mut names = metrics.services_used();
+    names.extend(named);
+    for name in names.iter().filter(|name| snapshot.services.contains(name)) {
         let mut counts = [0_i64; STATES.len()];
         for (record, endpoint) in members(world, name) {
             let state = state(record, endpoint, now_ms);

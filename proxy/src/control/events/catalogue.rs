@@ -17,8 +17,10 @@ use crate::snapshot::{Catalogue, Delta};
 
 /// How often silence is noticed and kept endpoints are tried.
 const TICK: Duration = Duration::from_secs(1);
-/// How often at most the catalogue is written to disk.
+/// How often at most the catalogue is written to disk; a large one less often, so that writing it all takes no more than
+/// this part of one core however fast it changes.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
+const SAVE_SHARE: u32 = 200;
 
 /// What the loop needs for a registry over the network.
 #[derive(Debug)]
@@ -237,12 +239,16 @@ impl Events {
         (network.unsaved, network.save_at) = (false, Instant::now() + SAVE_EVERY);
         let catalogue = self.state.catalogue.clone();
         self.slowly(async move {
+            let began = Instant::now();
             let saved = tokio::task::spawn_blocking(move || saved::save(&path, &catalogue)).await;
-            Ended::Saved(saved.unwrap_or_else(|error| Err(std::io::Error::other(error))))
+            Ended::Saved(began.elapsed(), saved.unwrap_or_else(|error| Err(std::io::Error::other(error))))
         });
     }
 
-    pub(super) fn saved(&mut self, result: std::io::Result<()>) {
+    pub(super) fn saved(&mut self, took: Duration, result: std::io::Result<()>) {
+        if let Some(network) = &mut self.network {
+            network.save_at = network.save_at.max(Instant::now() + took * SAVE_SHARE);
+        }
         if let Err(error) = result {
             tracing::warn!(%error, "the catalogue cannot be saved; a start without the registry will wait for it");
         }

@@ -16,6 +16,10 @@ pub struct Members {
 }
 
 impl Members {
+    pub(super) fn nothing() -> Arc<Self> {
+        Arc::new(Self { records: Arc::from([]), endpoints: Vec::new() })
+    }
+
     pub(super) fn next(self: &Arc<Self>, records: &Records) -> Arc<Self> {
         if Arc::ptr_eq(&self.records, records) {
             return Arc::clone(self);
@@ -63,7 +67,8 @@ fn endpoint_of(record: &EndpointRecord, state: Arc<EndpointState>) -> Endpoint {
         address: record.address,
         text,
         weight: record.weight,
-        zone: record.zone.as_str().into(),
+        // The empty one is shared by all.
+        zone: if record.zone.is_empty() { Arc::default() } else { record.zone.as_str().into() },
         labels: record.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
         state,
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{HashKey, RouteMatch};
 use crate::control::fixtures::{backend, catalogue, config, record, router};
+use crate::control::prepare::Eager;
 use crate::snapshot::{EndpointRecord, EndpointStatus};
 
 fn pins() -> Pins {
@@ -106,7 +107,7 @@ fn services_come_from_configuration_catalogue_and_routes() {
     let RouteTarget::Router(router) = &world.snapshot.routes.routes()[0].target else { panic!("a router") };
     assert_eq!(router.backends, [0, 3]);
     assert_eq!(&*router.backend_names, ["absent", "web"]);
-    assert_eq!(world.snapshot.routes.service_of("web.mesh.internal:80"), Some(2));
+    assert_eq!(world.snapshot.service_of("web.mesh.internal:80"), Some(2));
 }
 
 #[test]
@@ -176,27 +177,105 @@ fn a_patch_is_what_next_would_make() {
     let first = next(None, &config, &catalogue);
     edit(&mut catalogue, "web", |list| drop(list.remove(0)));
     let touched = BTreeSet::from(["web".into()]);
-    let (patched, whole) =
-        (first.patched(&catalogue, &touched).unwrap(), next(Some(&first), &config, &catalogue));
+    let (patched, whole) = (first.patched(&catalogue, &touched), next(Some(&first), &config, &catalogue));
     assert_eq!(patched.snapshot.version, whole.snapshot.version);
     for pool in ["api", "web", "web{version=v1}"] {
         assert_eq!(addresses(&patched, pool), addresses(&whole, pool), "{pool}");
     }
-    assert_eq!(patched.snapshot.patch.as_ref().unwrap().pools, [1, 2]);
+    // Named by a route: `web` and its part come first, `api` after them.
+    assert_eq!(patched.snapshot.patch.as_ref().unwrap().pools, [0, 1]);
     assert!(Arc::ptr_eq(first.pool("api").unwrap(), patched.pool("api").unwrap()));
     assert!(Arc::ptr_eq(&first.snapshot.routes, &patched.snapshot.routes));
     // Draining: no pool has it, but the members do.
     edit(&mut catalogue, "api", |list| list[0].status = EndpointStatus::Draining);
-    let third = patched.patched(&catalogue, &BTreeSet::from(["api".into(), "nobody".into()])).unwrap();
+    let third = patched.patched(&catalogue, &BTreeSet::from(["api".into(), "nobody".into()]));
     assert_eq!((addresses(&third, "api").len(), third.members_of("api").unwrap().endpoints.len()), (2, 3));
     // The same again changes nothing that workers see.
-    let again = third.patched(&catalogue, &BTreeSet::from(["api".into()])).unwrap();
+    let again = third.patched(&catalogue, &BTreeSet::from(["api".into()]));
     assert!(again.same_as(&third));
-    catalogue.services.insert("new".into(), Arc::from([record("10.1.1.1:80")]));
-    assert!(
-        third.patched(&catalogue, &BTreeSet::from(["new".into()])).is_none(),
-        "a new service moves others"
-    );
+}
+
+/// What anybody can see of a world, wherever its pools lie.
+fn seen(world: &World) -> BTreeMap<String, String> {
+    let snapshot = &world.snapshot;
+    let mut seen = BTreeMap::new();
+    for (at, pool) in snapshot.pools.iter().enumerate() {
+        let Pool { name, service, settings, balancer, endpoints } = &**pool;
+        assert_eq!(snapshot.place_of(name), Some(at), "{name}");
+        assert_eq!(
+            snapshot.service_of(&format!("{service}.mesh.internal:80")),
+            snapshot.services.get(service)
+        );
+        let members = &world.members[at];
+        assert!(Arc::ptr_eq(members, world.members_of(service).unwrap()), "{name}");
+        let records: Vec<_> = members.records.iter().zip(&members.endpoints).collect();
+        let text = format!("{service} {settings:?} {balancer:?} {endpoints:?} {records:?}");
+        assert!(seen.insert(name.to_string(), text).is_none(), "{name} is there twice");
+    }
+    let whole = snapshot.pools.len() - snapshot.parts.len();
+    assert_eq!((snapshot.services.len(), world.members.len()), (whole, snapshot.pools.len()));
+    let names = |index: &usize| snapshot.pools[*index].name.to_string();
+    for route in snapshot.routes.routes() {
+        let RouteTarget::Router(router) = &route.target else { continue };
+        let backends: Vec<String> = router.backends.iter().map(names).collect();
+        seen.insert(format!("route {}", route.name), backends.join(" "));
+    }
+    seen
+}
+
+/// Services of a catalogue come, change and go at random, many at once; the configuration names some of them.
+#[test]
+fn patches_make_the_world_that_would_be_made_from_scratch() {
+    let mut config = config();
+    config.services.insert("s3".into(), config.defaults.clone());
+    config.routes.push(router("r", "canary", vec![backend("s5", &[("version", "v1")]), backend("s7", &[])]));
+    for seed in 1..=6_u64 {
+        let mut state = seed;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut catalogue = Catalogue::default();
+        let mut world = next(None, &config, &catalogue);
+        for _ in 0..40 {
+            let mut delta = crate::snapshot::Delta::default();
+            for _ in 0..=random(12) {
+                let service = random(if seed % 2 == 0 { 12 } else { 60 });
+                let records = (0..random(4)).map(|at| EndpointRecord {
+                    weight: 1 + random(2) as u32,
+                    status: if random(4) == 0 { EndpointStatus::Draining } else { EndpointStatus::Ready },
+                    labels: BTreeMap::from([("version".to_owned(), format!("v{}", random(2)))]),
+                    ..record(&format!("10.0.{}.{at}:80", service % 250))
+                });
+                let records: Vec<EndpointRecord> = records.collect();
+                let records = (random(3) > 0).then(|| records.into());
+                delta.services.insert(format!("s{service}").into(), records);
+            }
+            let touched = catalogue.take(delta);
+            let (before, patched) = (&world, world.patched(&catalogue, &touched));
+            assert_eq!(seen(&patched), seen(&next(Some(before), &config, &catalogue)));
+            let scratch = next(None, &config, &catalogue);
+            assert!(seen(&patched).keys().eq(seen(&scratch).keys()));
+            assert!(next(Some(&patched), &config, &catalogue).same_as(&patched), "nothing has moved");
+            told_apart(before, &patched);
+            world = patched;
+        }
+    }
+}
+
+/// A patch names all that workers have to touch, and no more.
+fn told_apart(old: &World, new: &World) {
+    let (a, b) = (&old.snapshot, &new.snapshot);
+    if Arc::ptr_eq(a, b) {
+        return;
+    }
+    let patch = b.patch.as_ref().unwrap();
+    assert_eq!((patch.base, b.version), (a.version, a.version + 1));
+    let differ = |at: &usize| a.pools.get(*at).is_none_or(|pool| !Arc::ptr_eq(pool, &b.pools[*at]));
+    assert_eq!(patch.pools, (0..b.pools.len()).filter(differ).collect::<Vec<_>>());
+    let gone = a.services.iter().map(|(name, _)| name).filter(|name| !b.services.contains(name));
+    assert_eq!(patch.gone.iter().collect::<BTreeSet<_>>(), gone.collect());
+    assert!(Arc::ptr_eq(&a.routes, &b.routes) && a.parts == b.parts);
 }
 
 /// 10,000 services with 10 endpoints each: one change makes one pool and shares all others.
@@ -209,7 +288,7 @@ fn the_cost_of_a_change_does_not_follow_the_catalogue() {
         all.services.insert(format!("s{service:05}").into(), records.collect());
     }
     let first = next(None, &config(), &all);
-    assert!(!crate::control::prepare::has_room(&first));
+    assert_eq!(Eager::of(&first), Eager::Named);
     let changes = 200;
     let start = std::time::Instant::now();
     let mut world = first;
@@ -220,7 +299,7 @@ fn the_cost_of_a_change_does_not_follow_the_catalogue() {
             services: [(name.as_str().into(), Some(all.services[&*name][..9].into()))].into(),
         };
         let touched = all.take(delta);
-        let patched = world.patched(&all, &touched).unwrap();
+        let patched = world.patched(&all, &touched);
         assert_eq!(patched.snapshot.patch.as_ref().unwrap().pools.len(), 1);
         if change == 0 {
             let pairs = world.snapshot.pools.iter().zip(patched.snapshot.pools.iter());
@@ -229,4 +308,16 @@ fn the_cost_of_a_change_does_not_follow_the_catalogue() {
         world = patched;
     }
     eprintln!("{:?} for one change", start.elapsed() / changes);
+
+    // A service that goes gives its place to the last, a service that comes lies at the end: no other moves.
+    let (name, came) = (Arc::<str>::from("s00040"), Arc::<str>::from("new"));
+    let records = all.services.remove(&name).unwrap();
+    let less = world.patched(&all, &BTreeSet::from([Arc::clone(&name)]));
+    let patch = less.snapshot.patch.as_ref().unwrap();
+    assert_eq!((&*patch.pools, &*patch.gone), (&[40][..], &[name][..]));
+    all.services.insert(Arc::clone(&came), records);
+    let more = less.patched(&all, &BTreeSet::from([came]));
+    assert_eq!(more.snapshot.patch.as_ref().unwrap().pools, [9_999]);
+    let same = world.snapshot.pools.iter().zip(more.snapshot.pools.iter());
+    assert_eq!(same.filter(|(a, b)| Arc::ptr_eq(a, b)).count(), 9_998);
 }

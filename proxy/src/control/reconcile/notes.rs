@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::Reconciler;
+use super::{Gone, Reconciler, Wanted};
 use crate::clock;
 use crate::config::Config;
+use crate::control::addresses::AddressBook;
 use crate::control::policies::{Policies, Source, Version};
 use crate::control::status::Faults;
 use crate::link::Command;
@@ -51,11 +52,13 @@ impl Reconciler {
             policies: Policies::default(),
             world: None,
             held: HashMap::new(),
+            wanted: Wanted::default(),
             faults: Faults::default(),
+            addresses: AddressBook::default(),
             applied: vec![0; workers.len()],
             workers,
             confirmed: Confirmed::default(),
-            uses: HashMap::new(),
+            gone: Gone::default(),
             draining: false,
             snapshots,
             applied_by_all,

@@ -109,6 +109,7 @@ pub(in crate::policy) fn host() -> PolicyHost {
         cache_dir: None,
         memory_bytes_max: 16 << 20,
         component_bytes_max: 1 << 20,
+        instances_max: 4096,
         call_budget: Duration::from_millis(2),
         update_budget: Duration::from_millis(50),
         direct_calls: true,

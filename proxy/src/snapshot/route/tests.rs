@@ -17,8 +17,7 @@ fn route(name: &str, hosts: &[&str], prefix: Option<&str>, methods: &[&str]) -> 
 }
 
 fn table(routes: Vec<Route>) -> RouteTable {
-    let services = [("web", 0), ("api", 1), ("a.b", 2)].map(|(name, index)| (Arc::from(name), index));
-    RouteTable::new(routes, Arc::new(services.into()), "mesh.internal")
+    RouteTable::new(routes, "mesh.internal")
 }
 
 fn names(table: &RouteTable, method: &str, authority: &str, path: &str) -> Vec<String> {
@@ -49,6 +48,8 @@ fn host_is_stripped_of_port_brackets_and_final_dot() {
 #[test]
 fn authorities_name_services() {
     let table = table(Vec::new());
+    let services = [("web", 0), ("api", 1), ("a.b", 2)].map(|(name, index)| (Arc::from(name), index));
+    let services = Names::from_iter(services);
     for (authority, pool) in [
         ("web", Some(0)),
         ("web:8080", Some(0)),
@@ -64,16 +65,16 @@ fn authorities_name_services() {
         ("[::1]:80", None),
         ("", None),
     ] {
-        assert_eq!(table.service_of(authority), pool, "{authority}");
+        assert_eq!(table.service_of(authority, &services), pool, "{authority}");
     }
 }
 
 #[test]
 fn without_a_domain_only_plain_names_count() {
-    let services = Arc::new(HashMap::from([(Arc::from("web"), 0)]));
-    let table = RouteTable::new(Vec::new(), services, "");
-    assert_eq!(table.service_of("web:80"), Some(0));
-    assert_eq!(table.service_of("web.mesh.internal"), None);
+    let services = Names::from_iter([(Arc::from("web"), 0)]);
+    let table = RouteTable::new(Vec::new(), "");
+    assert_eq!(table.service_of("web:80", &services), Some(0));
+    assert_eq!(table.service_of("web.mesh.internal", &services), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A `Balancer` belongs to one pool on one worker and outlives snapshots that leave its policy alone. The policy sees
 //! only endpoints that may be picked; ejections are noticed at the next pick. Nothing awaits while it is borrowed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,12 +24,17 @@ pub(in crate::worker) struct Balancer {
     panic_threshold: f64,
     series: PolicySeries,
     inner: RefCell<Inner>,
+    /// The worker has it among those with an instance.
+    listed: Cell<bool>,
+    /// Of the last pick, in ns of `clock::now_ns`.
+    used_ns: Cell<u64>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// `None` between a failure and the replacement, and in quarantine.
     instance: Option<Box<BalancerInstance>>,
+    /// Why there is no instance, if there is none.
+    absent: Absent,
     all: Arc<[Arc<Endpoint>]>,
     /// Those that may be picked; the instance's list, if there is an instance.
     usable: Arc<[Arc<Endpoint>]>,
@@ -37,6 +42,16 @@ struct Inner {
     upstreams: Vec<Rc<Upstream>>,
     /// When an ejected endpoint may come back, ms; 0 if none is out.
     recheck_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    /// Nobody has picked yet, or not for a long time.
+    Cold,
+    /// Control knows that one is wanted.
+    Wanted,
+    /// It failed and is being replaced, or its policy is in quarantine.
+    Out,
 }
 
 /// An endpoint for one attempt.
@@ -66,24 +81,31 @@ pub(in crate::worker) struct Attempt {
 }
 
 impl Balancer {
-    pub(in crate::worker) fn new(
+    pub(in crate::worker) fn start(
         worker: &Worker,
         pool: &Pool,
         instance: Option<Box<BalancerInstance>>,
-    ) -> Self {
-        let balancer = Self {
+    ) -> Rc<Self> {
+        let has_instance = instance.is_some();
+        let balancer = Rc::new(Self {
             policy: pool.balancer.clone(),
             slot: Slot::Balancer(Arc::clone(&pool.name)),
             panic_threshold: pool.settings.ejection.panic_threshold,
             series: PolicySeries::new(&worker.metrics, &pool.balancer, "pick"),
             inner: RefCell::new(Inner {
                 instance,
+                absent: if has_instance { Absent::Out } else { Absent::Cold },
                 all: Arc::clone(&pool.endpoints),
                 usable: Arc::from([]),
                 upstreams: Vec::new(),
                 recheck_ms: 0,
             }),
-        };
+            listed: Cell::new(has_instance),
+            used_ns: Cell::new(0),
+        });
+        if has_instance {
+            worker.active.has_instance(&balancer);
+        }
         balancer.refresh(worker);
         balancer
     }
@@ -94,27 +116,49 @@ impl Balancer {
         self.refresh(worker);
     }
 
-    /// Takes a fresh instance in place of one that failed or is superseded.
-    pub(in crate::worker) fn put(&self, worker: &Worker, instance: Box<BalancerInstance>) {
-        let old = self.inner.borrow_mut().instance.replace(instance);
+    /// Takes a fresh instance in place of one that failed, is superseded or was wanted.
+    pub(in crate::worker) fn put(self: &Rc<Self>, worker: &Worker, instance: Box<BalancerInstance>) {
+        let old = self.inner.borrow_mut().give(instance);
         worker.retire(old.map(Instance::Balancer));
+        if !self.listed.replace(true) {
+            worker.active.has_instance(self);
+        }
         self.refresh(worker);
     }
 
     pub(in crate::worker) fn quarantine(&self, worker: &Worker) {
-        let old = self.inner.borrow_mut().instance.take();
+        self.give_up(worker, Absent::Out);
+    }
+
+    /// Makes room for others.
+    pub(in crate::worker) fn evict(&self, worker: &Worker) {
+        self.give_up(worker, Absent::Cold);
+    }
+
+    fn give_up(&self, worker: &Worker, absent: Absent) {
+        let mut inner = self.inner.borrow_mut();
+        inner.absent = absent;
+        let old = inner.instance.take();
+        drop(inner);
         worker.retire(old.map(Instance::Balancer));
+    }
+
+    pub(in crate::worker) fn last_use(&self) -> (Slot, u64) {
+        (self.slot.clone(), self.used_ns.get())
     }
 
     pub(in crate::worker) fn export_state(&self, worker: &Worker) -> Vec<u8> {
         self.call(worker, |instance| instance.export_state()).unwrap_or_default()
     }
 
-    pub(in crate::worker) fn tick(&self, worker: &Worker, now_ns: u64) {
-        self.call(worker, |instance| match instance.interests().ticks {
+    /// Answers whether there is an instance.
+    pub(in crate::worker) fn tick(&self, worker: &Worker, now_ns: u64) -> bool {
+        let ticked = self.call(worker, |instance| match instance.interests().ticks {
             true => instance.tick(now_ns),
             false => Ok(()),
         });
+        self.listed.set(ticked.is_some());
+        ticked.is_some()
     }
 
     /// Connections of this worker to the endpoints in use.
@@ -133,6 +177,7 @@ impl Balancer {
         facts: &mut Option<Box<RequestFacts>>,
         attempt: Attempt,
     ) -> Result<Picked, NoPick> {
+        self.used_ns.set(attempt.now_ns);
         let now_ms = attempt.now_ns / 1_000_000 + 1;
         let recheck_ms = self.inner.borrow().recheck_ms;
         if recheck_ms != 0 && now_ms >= recheck_ms {
@@ -178,7 +223,7 @@ impl Balancer {
         let previous = attempt.previous.and_then(position).and_then(|i| u32::try_from(i).ok());
         // The instance first: without one, the request stays where it is.
         let Some((instance, lent)) = inner.instance.as_mut().and_then(|i| Some((i, facts.take()?))) else {
-            return Ok(Err(Fallback::NoInstance));
+            return Ok(Err(self.without(worker, &mut inner)));
         };
         let context = PickContext {
             hash: attempt.hash,
@@ -202,6 +247,21 @@ impl Balancer {
                 Ok(Err(Fallback::Failed))
             }
         }
+    }
+
+    /// Why nobody is asked; the first time, control is told that somebody wants to.
+    #[cold]
+    fn without(&self, worker: &Worker, inner: &mut Inner) -> Fallback {
+        if inner.instance.is_some() || inner.absent == Absent::Out {
+            return Fallback::NoInstance;
+        }
+        if inner.absent == Absent::Cold {
+            let (slot, digest) = (self.slot.clone(), self.policy.digest);
+            if worker.report(Report::Wanted { worker: worker.index, slot, digest }) {
+                inner.absent = Absent::Wanted;
+            }
+        }
+        Fallback::Cold
     }
 
     /// Tells the policy how an attempt ended, if it wants to know.
@@ -286,6 +346,12 @@ impl Balancer {
 }
 
 impl Inner {
+    fn give(&mut self, instance: Box<BalancerInstance>) -> Option<Box<BalancerInstance>> {
+        // If it fails, it is out until the next.
+        self.absent = Absent::Out;
+        self.instance.replace(instance)
+    }
+
     fn picked(&self, index: usize, by_policy: bool) -> Option<Picked> {
         Some(Picked {
             endpoint: Arc::clone(self.usable.get(index)?),
