@@ -11,6 +11,7 @@ pub mod head;
 pub mod link;
 pub mod logging;
 pub mod metrics;
+pub mod net;
 pub mod policy;
 pub mod registry_server;
 pub mod snapshot;
