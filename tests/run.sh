@@ -12,6 +12,8 @@ needed+=(ip:iproute2 nft:nftables)
 needed+=(python3:python3 nginx:nginx-light wrk:wrk h2load:nghttp2-client gcc:gcc)
 # For a client of the embedded registry.
 needed+=(node:nodejs npm:npm)
+# For the network of a host: to kill a run at every step, to be another user, to hold a lock.
+needed+=(strace:strace setpriv:util-linux flock:util-linux)
 # Debian's place for servers, which only root has on the path.
 PATH=$PATH:/usr/sbin
 
