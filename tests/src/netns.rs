@@ -136,6 +136,16 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(&self.namespace)
+    }
+
+    /// The machine is gone, with all that ran on it.
+    pub fn remove(&self) {
+        remove(&self.namespace);
+    }
+
     /// Does something on this host.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).unwrap();
@@ -146,16 +156,6 @@ impl Host {
         // A thread of its own: what has entered a namespace stays there.
         let done = std::thread::scope(|scope| scope.spawn(inside).join());
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-
-    /// The file that stands for the namespace.
-    pub fn path(&self) -> PathBuf {
-        Path::new(NAMESPACES).join(&self.namespace)
-    }
-
-    /// The machine is gone, with all that ran on it.
-    pub fn remove(&self) {
-        remove(&self.namespace);
     }
 
     /// A program that will run on this host.
