@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod check;
 pub mod demo;
+pub mod net;
 pub mod policy;
 mod ready;
 pub mod registry;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::config;
 use crate::control::registry::file;
 use crate::metrics::{FAMILIES, Family, POLICY_DISTRIBUTION};
+use crate::net;
 use crate::registry_server;
 
 /// Compares the part `name` of a document with what it should be, or writes it.
@@ -58,6 +59,11 @@ fn families<'a>(families: impl Iterator<Item = &'a Family>) -> String {
 #[test]
 fn the_registry_s_settings_are_documented() {
     keep("REGISTRY.md", "settings", &Reference::of(&registry_server::settings::schema()));
+}
+
+#[test]
+fn the_network_file_is_documented() {
+    keep("NETWORK.md", "settings", &Reference::of(&net::settings::schema()));
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod link;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+pub mod net;
 pub mod policy;
 pub mod registry_server;
 pub mod release;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, policy, registry, run, status, wait};
+use outrigger::cli::{check, demo, net, policy, registry, run, status, wait};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -34,6 +34,8 @@ enum Verb {
     Policy(policy::PolicyCommand),
     /// Run the embedded registry: services, checks and keys on one machine, behind a part of Consul's interface.
     Registry(registry::RegistryArgs),
+    /// Put workloads on this host's network, and lead their traffic into sidecars.
+    Net(net::NetCommand),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
     #[command(name = compiler::CHILD_VERB, hide = true)]
     CompileComponent,
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Status(args) => status::run(args),
         Verb::Policy(command) => policy::run(&command),
         Verb::Registry(args) => registry::run(args),
+        Verb::Net(command) => net::run(command),
         Verb::CompileComponent => compiler::child_main(),
     }
 }

@@ -19,6 +19,7 @@ pub mod etcd;
 pub mod guest;
 pub mod load;
 pub mod metrics;
+pub mod netlab;
 pub mod netns;
 pub mod program;
 pub mod proxy;

@@ -87,6 +87,13 @@ impl Network {
         host
     }
 
+    /// A host without a cable: nothing but a loopback that is down. Its address is nowhere.
+    pub fn bare(&mut self, name: &str) -> Host {
+        let namespace = format!("{}-{name}", self.name);
+        tool("ip", &["netns", "add", &namespace], "");
+        Host { namespace, port: String::new(), address: Ipv4Addr::UNSPECIFIED }
+    }
+
     /// What the one sends does not reach the other any more; the way back is untouched.
     pub fn cut(&self, from: &Host, to: &Host) {
         self.nft(&format!("add element bridge partition cut {{ {} . {} }}", from.port, to.port));
@@ -129,9 +136,19 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(&self.namespace)
+    }
+
+    /// The machine is gone, with all that ran on it.
+    pub fn remove(&self) {
+        remove(&self.namespace);
+    }
+
     /// Does something on this host.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(Path::new(NAMESPACES).join(&self.namespace)).unwrap();
+        let namespace = File::open(self.path()).unwrap();
         let inside = || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             work()

@@ -124,6 +124,19 @@ fn the_registry_server_knows_configuration_and_metrics_only() {
     );
 }
 
+/// It makes networks, and knows configuration's way of reading files.
+#[test]
+fn the_net_room_stands_alone() {
+    let rooms = ["app", "cli", "control", "head", "link", "metrics", "names", "policy", "snapshot", "worker"];
+    let rooms = rooms.map(|room| format!("crate::{room}"));
+    let words: Vec<&str> = rooms.iter().map(String::as_str).collect();
+    let own = sources("proxy/src/net").into_iter().filter(|source| !source.is_test());
+    let places: Vec<String> = own.flat_map(|source| source.places(&words)).collect();
+    assert!(places.is_empty(), "{}", places.join("\n"));
+    assert_only_in(&["cli/net", "docs.rs", "net"], &["crate::net"]);
+    assert_only_in(&["net"], &["rtnetlink", "move_into_link_name_space"]);
+}
+
 #[test]
 fn foreign_types_stay_in_their_rooms() {
     assert_only_in(&["policy"], &["wasmtime::", "use wasmtime"]);

@@ -1,0 +1,167 @@
+//! What the network consists of, piece by piece, and the changes that make and remove the pieces.
+//!
+//! `target` says which items there should be, `observe` which there are, `plan` compares; `apply` carries changes out.
+//! Invariant: an item says everything that is needed to make it, so the inverse of a change is the change backwards.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::firewall::Table;
+use super::prefix::Prefix;
+
+/// The network namespace that an item is in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// The one that the command was called in.
+    Host,
+    Inside(Inside),
+}
+
+/// A workload's namespace. The number is the kernel's; one that was given again belongs to another workload.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Inside {
+    pub workload: String,
+    pub namespace: u64,
+}
+
+/// One thing in a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Item {
+    Bridge {
+        name: String,
+        mac: Mac,
+        mtu: u32,
+    },
+    /// A pair of virtual Ethernet devices: one at a bridge, its peer in a workload's namespace.
+    Cable {
+        name: String,
+        bridge: String,
+        peer: String,
+        at: Inside,
+        mac: Mac,
+        mtu: u32,
+    },
+    /// A link that was there before, and is up.
+    Up {
+        link: String,
+    },
+    Address {
+        link: String,
+        address: Prefix,
+    },
+    Route {
+        to: Prefix,
+        via: IpAddr,
+        link: String,
+    },
+    /// A file below `/proc/sys`.
+    Sysctl {
+        name: String,
+        value: String,
+    },
+    Table(Table),
+}
+
+/// The hardware address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+/// What an item is known by: two items with the same key cannot be in one place at once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Link(String),
+    Up(String),
+    Address(String, Prefix),
+    Route(Prefix),
+    Sysctl(String),
+    Table(String),
+}
+
+impl Item {
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Bridge { name, .. } | Self::Cable { name, .. } => Key::Link(name.clone()),
+            Self::Up { link } => Key::Up(link.clone()),
+            Self::Address { link, address } => Key::Address(link.clone(), *address),
+            Self::Route { to, .. } => Key::Route(*to),
+            Self::Sysctl { name, .. } => Key::Sysctl(name.clone()),
+            Self::Table(table) => Key::Table(table.name.clone()),
+        }
+    }
+
+    /// A state of something that exists without us. It is ours only if we changed it, and then it is put back.
+    pub fn is_setting(&self) -> bool {
+        matches!(self, Self::Up { .. } | Self::Sysctl { .. })
+    }
+}
+
+/// A step from one state of an item to another. Without `from` it is made, without `to` it is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    pub place: Place,
+    pub from: Option<Item>,
+    pub to: Option<Item>,
+}
+
+impl Change {
+    pub fn inverse(&self) -> Self {
+        Self { place: self.place.clone(), from: self.to.clone(), to: self.from.clone() }
+    }
+
+    pub fn word(&self) -> &'static str {
+        match (&self.from, &self.to) {
+            (None, Some(_)) => "add",
+            (Some(_), None) => "remove",
+            (from, to) if from == to => "repair",
+            _ => "change",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Inside(inside) => f.write_str(&inside.workload),
+        }
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge { name, mac, mtu } => write!(f, "bridge {name}, {mac}, MTU {mtu}"),
+            Self::Cable { name, bridge, peer, at, mac, mtu } => {
+                write!(f, "cable {name} at {bridge} to {peer} in {}, {mac}, MTU {mtu}", at.workload)
+            }
+            Self::Up { link } => write!(f, "link {link} up"),
+            Self::Address { link, address } => write!(f, "address {address} on {link}"),
+            Self::Route { to, via, link } => write!(f, "route to {to} by {via} on {link}"),
+            Self::Sysctl { name, value } => write!(f, "sysctl {name} = {value}"),
+            Self::Table(table) => write!(f, "table {}, {} rules", table.name, table.rule_count()),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (place, word) = (&self.place, self.word());
+        match (&self.from, &self.to) {
+            (Some(from), Some(to)) if from == to => write!(f, "{place}: {word} {to}"),
+            (Some(from), Some(to)) => write!(f, "{place}: {word} {from} to {to}"),
+            (None, Some(item)) | (Some(item), None) => write!(f, "{place}: {word} {item}"),
+            (None, None) => write!(f, "{place}: nothing"),
+        }
+    }
+}

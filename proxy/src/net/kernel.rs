@@ -1,0 +1,202 @@
+//! The kernel of every place that a plan is about: looks, and carries single changes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Component, Path, PathBuf};
+
+use super::firewall::Table;
+use super::firewall::kernel::Netfilter;
+use super::firewall::publish::LOOPBACK_ADDRESS;
+use super::item::{Change, Item, Place};
+use super::links::{Cable, LOOPBACK, Links, Route};
+use super::namespace::Namespace;
+use super::observe::View;
+
+const SYSCTLS: &str = "/proc/sys";
+
+/// One namespace, with a socket of each kind that was opened in it.
+#[derive(Debug)]
+struct Kernel {
+    namespace: Namespace,
+    links: Links,
+    netfilter: Netfilter,
+}
+
+/// All places that could be reached.
+#[derive(Debug, Default)]
+pub struct Kernels {
+    places: BTreeMap<Place, Kernel>,
+}
+
+impl Kernels {
+    /// Opens sockets in the namespace; it stays for as long as they do.
+    pub fn add(&mut self, place: Place, namespace: Namespace) -> io::Result<()> {
+        self.places.insert(place, Kernel::open(namespace)?);
+        Ok(())
+    }
+
+    /// The same places by new sockets: one that has failed serves nobody any more.
+    pub fn renewed(&self) -> io::Result<Self> {
+        let renew = |(place, kernel): (&Place, &Kernel)| {
+            Ok((place.clone(), Kernel::open(kernel.namespace.try_clone()?)?))
+        };
+        Ok(Self { places: self.places.iter().map(renew).collect::<io::Result<_>>()? })
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.keys()
+    }
+
+    /// What is there now, and the values of these settings.
+    pub async fn view(&self, place: &Place) -> io::Result<View> {
+        let kernel = self.at(place)?;
+        let dump = kernel.links.dump().await?;
+        Ok(View { dump, table: kernel.netfilter.found()?, sysctls: BTreeMap::new() })
+    }
+
+    /// Those of these settings that exist.
+    pub fn sysctls(&self, place: &Place, names: &BTreeSet<String>) -> io::Result<BTreeMap<String, String>> {
+        let kernel = self.at(place)?;
+        kernel.namespace.enter(|| {
+            let read = |name: &String| Some((name.clone(), fs::read_to_string(sysctl(name).ok()?).ok()?));
+            Ok(names.iter().filter_map(read).map(|(name, text)| (name, text.trim().to_owned())).collect())
+        })
+    }
+
+    /// One step. What it removes may have gone already.
+    pub async fn apply(&self, change: &Change) -> io::Result<()> {
+        let kernel = match self.at(&change.place) {
+            Ok(kernel) => kernel,
+            // With its namespace, everything in it has gone.
+            Err(_) if change.to.is_none() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match (&change.from, &change.to) {
+            (_, Some(Item::Table(table))) => kernel.table(change.from.as_ref(), Some(table)),
+            (Some(Item::Table(_)), None) => kernel.table(change.from.as_ref(), None),
+            (from, Some(to)) => self.make(kernel, from.as_ref(), to).await,
+            (Some(from), None) => kernel.remove(from).await,
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// All changes before this one have reached the kernels, or it is an error.
+    pub async fn prove(&self) -> io::Result<()> {
+        for kernel in self.places.values() {
+            kernel.links.prove().await?;
+        }
+        Ok(())
+    }
+
+    async fn make(&self, kernel: &Kernel, from: Option<&Item>, to: &Item) -> io::Result<()> {
+        let links = &kernel.links;
+        match to {
+            Item::Bridge { name, mac, mtu } if from.is_some() => links.set_bridge(name, *mac, *mtu).await,
+            Item::Bridge { name, mac, mtu } => links.add_bridge(name, *mac, *mtu).await,
+            Item::Cable { .. } => self.cable(kernel, from, to).await,
+            Item::Up { link } => links.set_up(link).await,
+            Item::Address { link, address } => links.add_address(link, *address).await,
+            Item::Route { to, via, link } => {
+                let route = Route { to: *to, via: *via, link: link.clone(), is_advertised: false };
+                links.add_route(&route, from.is_some()).await
+            }
+            Item::Sysctl { name, value } => kernel.set(name, value),
+            // Done by the caller.
+            Item::Table(_) => Ok(()),
+        }
+    }
+
+    /// A cable whose both ends are where they should be is put right as it hangs; otherwise it is made anew.
+    async fn cable(&self, kernel: &Kernel, from: Option<&Item>, to: &Item) -> io::Result<()> {
+        let Item::Cable { name, bridge, peer, at, mac, mtu } = to else { return Ok(()) };
+        let cable = Cable { name, bridge, peer, workload: &at.workload, mac: *mac, mtu: *mtu };
+        let inside = self.at(&Place::Inside(at.clone()))?;
+        let hangs = match from {
+            Some(Item::Cable { peer: had, at: was, .. }) if had == peer && was == at => {
+                inside.links.index(peer).await.is_ok() && kernel.links.index(name).await.is_ok()
+            }
+            _ => false,
+        };
+        if hangs {
+            kernel.links.set_cable(&cable).await?;
+        } else {
+            if from.is_some() {
+                kernel.links.remove_link(name).await?;
+            }
+            kernel.links.add_cable(&cable, inside.namespace.descriptor()).await?;
+        }
+        inside.links.set_ethernet(peer, *mac, *mtu).await
+    }
+
+    fn at(&self, place: &Place) -> io::Result<&Kernel> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the namespace of {place} is gone"));
+        self.places.get(place).ok_or_else(missing)
+    }
+}
+
+impl Kernel {
+    fn open(namespace: Namespace) -> io::Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let (connection, links, netfilter) = namespace.enter(|| {
+            // The socket registers with the runtime that calls us, from this thread.
+            let _runtime = runtime.enter();
+            let (connection, links) = Links::open()?;
+            Ok((connection, links, Netfilter::open()?))
+        })?;
+        runtime.spawn(connection);
+        Ok(Self { namespace, links, netfilter })
+    }
+
+    async fn remove(&self, item: &Item) -> io::Result<()> {
+        match item {
+            Item::Bridge { name, .. } | Item::Cable { name, .. } => self.links.remove_link(name).await,
+            Item::Up { link } => {
+                // The kernel gave it when the link first came up. It goes first: once the link is down, nothing tells
+                // the next run that there is something left to do.
+                if link == LOOPBACK {
+                    self.links.remove_address(LOOPBACK, LOOPBACK_ADDRESS).await?;
+                }
+                self.links.set_down(link).await
+            }
+            Item::Address { link, address } => self.links.remove_address(link, *address).await,
+            Item::Route { to, via, link } => {
+                let route = Route { to: *to, via: *via, link: link.clone(), is_advertised: false };
+                self.links.remove_route(&route).await
+            }
+            // There is no value to go back to: it came with a link.
+            Item::Sysctl { .. } | Item::Table(_) => Ok(()),
+        }
+    }
+
+    /// The table first, then the flows that were decided under the other one.
+    fn table(&self, from: Option<&Item>, to: Option<&Table>) -> io::Result<()> {
+        self.netfilter.replace(to)?;
+        let from = match from {
+            Some(Item::Table(table)) => Some(table),
+            _ => None,
+        };
+        self.netfilter.forget_flows(&Table::stale(from, to))
+    }
+
+    /// The file belongs to the namespace of the thread that opens it.
+    fn set(&self, name: &str, value: &str) -> io::Result<()> {
+        let path = sysctl(name)?;
+        let file = self.namespace.enter(|| fs::OpenOptions::new().write(true).open(&path));
+        let in_words =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        file.map_err(in_words)?.write_all(value.as_bytes()).map_err(in_words)
+    }
+}
+
+/// Names come from the store, too, so they are kept from leading elsewhere.
+fn sysctl(name: &str) -> io::Result<PathBuf> {
+    let path = Path::new(name);
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name} is not the name of a sysctl"),
+        ));
+    }
+    Ok(Path::new(SYSCTLS).join(path))
+}
