@@ -10,9 +10,10 @@ median of a peer's figure over outrigger's in the same round, with its quartiles
   changes  outrigger alone: 10,000 questions a second while the catalogue takes 100 changes a second
 
 Usage: dns.py [--seconds 5] [--rounds 3] [--only outrigger,unbound,dnsmasq] [--scenario local,cached,changes] [--smoke]
-Needs Debian's dnsperf, unbound and dnsmasq-base; peers that are not installed are left out with a line.
+Needs Debian's dnsperf, unbound and dnsmasq-base, etcd-server for `changes`; peers that are not installed are left out
+with a line.
 """
-import argparse, json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, threading, time, urllib.request
+import argparse, base64, json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, threading, time, urllib.request
 
 import peers  # beside this file
 
@@ -157,30 +158,30 @@ def table(scenario, results, names):
 
 # --- while the catalogue changes
 
-def put(url, service, n):
-    body = json.dumps({"Name": service, "ID": service, "Address": address(n % NAMES), "Port": 80})
-    request = urllib.request.Request(f"{url}/v1/agent/service/register", data=body.encode(), method="PUT")
+def put(client, service, n):
+    coded = lambda text: base64.b64encode(text.encode()).decode()
+    value = coded(json.dumps({"address": f"{address(n % NAMES)}:80"}))
+    body = json.dumps({"key": coded(f"/outrigger/services/{service}/one"), "value": value})
+    request = urllib.request.Request(f"{client}/v3/kv/put", data=body.encode(), method="POST")
     urllib.request.urlopen(request, timeout=30).read()
 
 
 def changing(bench, seconds, forward):
-    """Each change moves one service to another address; the times are dnsperf's, question by question."""
-    ready = os.path.join(bench.folder, "registry.json")
-    registry = bench.start(0, "registry", [peers.BINARY, "registry", "--listen", "127.0.0.1:0", "--data",
-                                           os.path.join(bench.folder, "registry"), "--ready-file", ready])
-    deadline = time.time() + 20
-    while not os.path.exists(ready) and time.time() < deadline:
-        time.sleep(0.01)
-    url = f"http://{json.load(open(ready))['http']}"
+    """Each change moves one service to another address, in etcd; the times are dnsperf's, question by question."""
+    client, peer = (f"http://127.0.0.1:{peers.free_port()}" for _ in range(2))
+    etcd = bench.start(0, "etcd", ["etcd", "--data-dir", os.path.join(bench.folder, "etcd"), "--listen-client-urls", client,
+                                   "--advertise-client-urls", client, "--listen-peer-urls", peer,
+                                   "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"])
+    peers.wait_port(int(client.rsplit(":", 1)[1]), etcd)
     for n in range(NAMES):
-        put(url, f"s{n}", n)
-    process, port = sidecar(bench, 1, f"{{consul: {{endpoints: '{url}'}}}}", forward)
+        put(client, f"s{n}", n)
+    process, port = sidecar(bench, 1, f"{{etcd: {{endpoints: '{client}'}}}}", forward)
     made, over = [0], threading.Event()
 
     def change():
         began = time.monotonic()
         while not over.is_set():
-            put(url, f"s{made[0] % NAMES}", made[0] + 1 + made[0] // NAMES)
+            put(client, f"s{made[0] % NAMES}", made[0] + 1 + made[0] // NAMES)
             made[0] += 1
             over.wait(max(0, began + made[0] / CHANGES_PER_SECOND - time.monotonic()))
 
@@ -189,18 +190,19 @@ def changing(bench, seconds, forward):
         changer = threading.Thread(target=change)
         changer.start()
         path = questions(bench, local_names())
-        figures = dnsperf(bench, port, path, seconds, ["-c", "4", "-q", "1000", "-Q", str(RATE), "-v"])
+        figures = dnsperf(bench, port, path, seconds, ["-c", "4", "-q", "200", "-Q", str(RATE), "-v"])
         over.set()
         changer.join()
     finally:
         over.set()
         bench.stop(process)
-        bench.stop(registry)
+        bench.stop(etcd)
     took = sorted(float(line.rsplit(" ", 1)[1]) * 1e3 for line in figures["out"].splitlines() if line.startswith("> "))
     at = lambda share: took[min(int(len(took) * share), len(took) - 1)]
     print(f"\n{figures['qps']:.0f} questions/s, {made[0] / seconds:.0f} changes/s: p50 {at(.5):.3f} ms, p99 {at(.99):.3f}, "
           f"p99.9 {at(.999):.3f}, most {took[-1]:.1f}; lost {figures['lost']}, bad {figures['bad']}", flush=True)
-    return figures["lost"] + figures["bad"]
+    # UDP may lose some on a busy machine, and says so above; a wrong answer is another matter.
+    return figures["bad"]
 
 
 def main():
@@ -231,7 +233,7 @@ def main():
             failed += sum(row["bad"] for row in results.get("outrigger", []))
     finally:
         bench.close()
-    sys.exit(f"{failed} questions got no answer or a wrong one" if failed else 0)
+    sys.exit(f"{failed} questions got a wrong answer" if failed else 0)
 
 
 if __name__ == "__main__":

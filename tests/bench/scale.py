@@ -60,6 +60,7 @@ workers: 2
 outbound: 127.0.0.1:0
 admin: {{listen: '127.0.0.1:0'}}
 policy_host: {{cache_dir: {bench.folder}/cache}}
+state_dir: {folder}/state
 registry: {{{etcd.source}{follow}}}
 """)
         ready = f"{folder}/ready.json"
@@ -70,21 +71,21 @@ registry: {{{etcd.source}{follow}}}
                 raise RuntimeError(f"outrigger did not start: {open(self.process.log).read()[-800:]}")
             time.sleep(0.001)
         self.ready_ms = (time.monotonic() - began) * 1e3
+        self.ready_cpu_ms = sum(self.cpu()) * 1e3
         ports = json.load(open(ready))
         self.port, self.admin = int(ports["outbound"][0].rsplit(":", 1)[1]), ports["admin"]
 
     def cpu(self):
-        """Seconds of workers, and of all other threads."""
-        seconds = {True: 0.0, False: 0.0}
-        tasks = f"/proc/{self.process.pid}/task"
+        """Seconds of workers, and of all other threads, those included that have ended."""
+        workers, tasks = 0.0, f"/proc/{self.process.pid}/task"
         for task in os.listdir(tasks):
             try:
-                name = open(f"{tasks}/{task}/comm").read()
-                run_ns = int(open(f"{tasks}/{task}/schedstat").read().split()[0])
+                if open(f"{tasks}/{task}/comm").read().startswith("worker-"):
+                    workers += int(open(f"{tasks}/{task}/schedstat").read().split()[0]) / 1e9
             except (FileNotFoundError, ProcessLookupError):
-                continue  # a thread that has just ended
-            seconds[name.startswith("worker-")] += run_ns / 1e9
-        return seconds[True], seconds[False]
+                continue
+        # The kernel's name for the CPU clock of a process.
+        return workers, time.clock_gettime(~self.process.pid << 3 | 2) - workers
 
     def scrape(self):
         began = time.monotonic()
@@ -111,7 +112,7 @@ registry: {{{etcd.source}{follow}}}
 
 
 def cost(sidecar, idle, changes, change):
-    """Microseconds of CPU time for each change: workers, the rest."""
+    """Microseconds of CPU time for each change, less what idling takes: workers, the rest."""
     before, began = sidecar.cpu(), time.monotonic()
     for number in range(changes):
         change(number)
@@ -147,7 +148,10 @@ def measure(bench, etcd, count, args):
     row, failed = {}, 0
     sidecar = Sidecar(bench, etcd)
     sidecar.settle()
-    row["ready ms"], row["PSS MiB"] = sidecar.ready_ms, peers.pss_mib(sidecar.process.pid)
+    if len(sidecar.ask("/endpoints")) < count:
+        sys.exit(f"of {count} services not all are known")
+    row["ready ms"], row["of CPU time"] = sidecar.ready_ms, sidecar.ready_cpu_ms
+    row["PSS MiB, at first"] = peers.pss_mib(sidecar.process.pid)
     before = sidecar.cpu()
     time.sleep(args.idle)
     idle = [(after - start) / args.idle for after, start in zip(sidecar.cpu(), before)]
@@ -160,7 +164,7 @@ def measure(bench, etcd, count, args):
     row["picker ms"], row["p99"], failed = moves(bench, etcd, sidecar, max(10, args.changes // 2))
     text, _ = sidecar.scrape()
     row["scrape KiB"], row["ms"] = len(text) / 1024, statistics.median(sidecar.scrape()[1] for _ in range(5))
-    row["PSS after"] = peers.pss_mib(sidecar.process.pid)
+    row["PSS MiB, later"] = peers.pss_mib(sidecar.process.pid)
     sidecar.stop()
     one = Sidecar(bench, etcd, "s0")
     one.settle()

@@ -282,7 +282,7 @@ impl Forwarder {
         let question = Rc::new(question);
         let kept = Rc::new(match self.fetch(&key, &question).await {
             Ok(heard) if heard.is_answer() => Kept::new(&heard.bytes, &heard.facts, &self.ttls),
-            Ok(apology) => Kept::new(&apology.bytes, &apology.facts, &self.ttls).as_failure(FAILURE_TTL_S),
+            Ok(apology) => Kept::new(&apology.bytes, &apology.facts, &self.ttls).kept_for(FAILURE_TTL_S),
             Err(extended) => Kept::failure(question.asked(), extended, FAILURE_TTL_S),
         });
         self.keep(&key, &kept);

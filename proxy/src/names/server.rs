@@ -27,8 +27,8 @@ const RECEIVE_BYTES: usize = 1 << 20;
 const BACKLOG: i32 = 1024;
 /// Tries to find a port that is free for both, if any will do.
 const BIND_TRIES: usize = 16;
-/// RFC 8914, 4.24 and 4.15: too much is asked for.
-const BUSY: Extended = Extended { code: 24, text: "too many questions wait" };
+/// RFC 8914, 4.1 and 4.19: too much is asked for.
+const BUSY: Extended = Extended { code: 0, text: "too many questions wait" };
 const TOO_MANY: Extended = Extended { code: 18, text: "too many questions from this client" };
 
 /// Bound, so that nobody else can have the ports, and not yet read from.

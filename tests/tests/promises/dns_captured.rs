@@ -1,7 +1,7 @@
 //! A captured workload: whatever resolver it believes it asks, by UDP or TCP, glibc's and musl's resolvers get right
 //! answers from the sidecar. Part of the conformance suite; needs root, for a network of its own.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -94,8 +94,7 @@ impl Libc {
 
 fn build((compiler, libc): (&str, &str)) -> String {
     let source = program::root().join("tests/dns/resolve.c");
-    let program: PathBuf =
-        std::env::temp_dir().join(format!("outrigger-resolve-{libc}-{}", std::process::id()));
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("resolve-{libc}"));
     // musl's own libraries need not be where the loader looks.
     let mut command = Command::new(compiler);
     command.args(if libc == "musl" { &["-static"][..] } else { &[] });

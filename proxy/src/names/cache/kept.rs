@@ -112,7 +112,7 @@ impl Kept {
     }
 
     /// What an upstream said that could not find out, to be remembered for a while.
-    pub(crate) fn as_failure(mut self, ttl_s: u32) -> Self {
+    pub(crate) fn kept_for(mut self, ttl_s: u32) -> Self {
         self.ttl_s = ttl_s;
         self
     }

@@ -95,12 +95,11 @@ fn what_is_malformed_is_not_passed_on() {
     let short = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1);
     let trailing = |bytes: &mut Vec<u8>| bytes.push(0);
     let over_long = |bytes: &mut Vec<u8>| bytes.resize(1233, 0);
-    let lies: [Box<dyn Fn(&mut Vec<u8>)>; 4] =
-        [Box::new(pointer_loop), Box::new(short), Box::new(trailing), Box::new(over_long)];
+    let lies: [fn(&mut Vec<u8>); 4] = [pointer_loop, short, trailing, over_long];
     for lie in lies {
         run(async {
             let bad =
-                Scripted::start(move |asked: &Asked| vec![Act::Say(changed(&asked.message, &lie))]).await;
+                Scripted::start(move |asked: &Asked| vec![Act::Say(changed(&asked.message, lie))]).await;
             let good = answering(2).await;
             let bench = Bench::asking(&[&bad, &good]);
             assert_eq!(bench.ask("a.example").await.addresses(), 2);
