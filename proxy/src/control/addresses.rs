@@ -273,7 +273,7 @@ mod tests {
 
     fn snapshot(services: &[Arc<str>]) -> Arc<Snapshot> {
         let services: Vec<(&str, u8)> = services.iter().map(|name| (&**name, 1)).collect();
-        let pin = Pin { digest: Digest::of(b"p2c"), epoch: 1 };
+        let pin = Pin { digest: Digest::of(b"p2c"), epoch: 1, configuration: None };
         let pins = [("p2c".into(), pin)].into();
         World::next(None, &Arc::new(config()), &catalogue(&services), &pins).unwrap().snapshot
     }

@@ -39,7 +39,7 @@ fn pool(config: &Config, service: &str, names: ServiceNames, endpoints: &[Given<
     Arc::new(Pool {
         name: service.into(),
         service: service.into(),
-        balancer: PolicyRef::new(&settings.balancer, Digest::of(b""), 0),
+        balancer: PolicyRef::new(&settings.balancer, Digest::of(b""), 0, None),
         settings: Arc::new(settings),
         endpoints: endpoints.iter().map(endpoint).collect(),
     })
