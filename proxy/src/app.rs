@@ -81,19 +81,11 @@ pub async fn start(
 ) -> Result<Running, AppError> {
     let metrics = Metrics::new()?;
     allow_files(&config);
-    let engine = match compiler {
-        Some(program) => Engine::with_compiler_child(&config.policy_host, program)?,
-        None => Engine::new(&config.policy_host)?,
-    };
+    let engine = engine(&config, compiler)?;
     let Ports { outbound: listeners, admin, names: sockets } = Ports::bind(&config).await?;
     let outbound = addresses(&listeners);
     let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
-    let access = match config.log.access {
-        true => Some(
-            AccessLog::start(io::stdout(), metrics.access_log_dropped.clone()).map_err(AppError::Thread)?,
-        ),
-        false => None,
-    };
+    let access = access_log(&config, &metrics)?;
 
     let shared = Arc::new(config.clone());
     let (reports, from_workers) = mpsc::channel(REPORTS_MAX);
@@ -150,6 +142,21 @@ pub async fn start(
         names_stop,
         admin_task,
     })
+}
+
+fn engine(config: &Config, compiler: Option<PathBuf>) -> Result<Engine, EngineError> {
+    match compiler {
+        Some(program) => Engine::with_compiler_child(&config.policy_host, program),
+        None => Engine::new(&config.policy_host),
+    }
+}
+
+fn access_log(config: &Config, metrics: &Metrics) -> Result<Option<AccessLog>, AppError> {
+    if !config.log.access {
+        return Ok(None);
+    }
+    let started = AccessLog::start(io::stdout(), metrics.access_log_dropped.clone());
+    started.map(Some).map_err(AppError::Thread)
 }
 
 /// All that is listened on.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::name::{Labels, NameBuffer};
+use super::name::Labels;
 use super::reverse::Reverse;
 use super::wire::{Code, Data, Query, Reply, Section, Soa, class, kind};
 use super::zone::{Form, Located, Meaning, Zone};
@@ -17,6 +17,7 @@ use records::Chosen;
 pub(super) mod alias;
 mod records;
 mod search;
+mod way_back;
 
 use search::Search;
 
@@ -370,32 +371,6 @@ impl Writer<'_> {
             return false;
         }
         self.endpoints(reply, chosen, pool, (question, Form::Endpoints));
-        true
-    }
-
-    /// From an address to names.
-    fn way_back(&self, reply: &mut Reply<'_>, address: IpAddr, (owner, kind): (&[u8], u16)) -> bool {
-        if is_own_loopback(address) {
-            if kind == kind::PTR {
-                reply.record(owner, self.ttl_s, Data::Ptr(b"\x09localhost\0"));
-            }
-            return true;
-        }
-        if self.zone.is_virtual(address) {
-            let Some(service) = self.snapshot.addresses.service_at(address) else { return false };
-            let name = NameBuffer::new().label(service.as_bytes());
-            if let Some(name) = name.and_then(|name| name.labels(&self.zone.domain))
-                && kind == kind::PTR
-            {
-                reply.record(owner, self.ttl_s, Data::Ptr(name.as_bytes()));
-            }
-            return true;
-        }
-        for of in self.reverse.owners(address).iter().filter(|_| kind == kind::PTR) {
-            if let Some(name) = records::endpoint_name(&of.service, of.id, &self.zone.domain) {
-                reply.record(owner, self.ttl_s, Data::Ptr(name.as_bytes()));
-            }
-        }
         true
     }
 
