@@ -23,20 +23,28 @@ take outrigger.yaml -e 's/:15001/:0/' -e 's/:15020/:0/'
 take services.yaml -e "s/:9001/:$(port big)/" -e "s/:9002/:$(port small)/"
 start
 
-# Requests without pause, until $work/enough is there; failures are counted.
+# Requests without pause, one after the other, until $work/enough is there; answers are kept and failures counted.
+: > "$work/load"
 (
     failures=0
     while [ ! -e "$work/enough" ]; do
-        get > /dev/null 2>> "$work/load.log" || failures=$((failures + 1))
+        get >> "$work/load" 2>> "$work/load.log" || failures=$((failures + 1))
     done
     echo "$failures" > "$work/failures"
 ) &
 load_pid=$!
 pids="$load_pid $pids"
 
-# The load takes turns, too, so shares are bounded, not exact: of 40, round robin gives `small` about 20, weighted 4.
-small_share() { count 40 | tr ' ' '\n' | awk -F= '$1 == "small" { n = $2 } END { print n + 0 }'; }
-is_round_robin() { n=$(small_share); say "$1: small has $n of 40"; [ "$n" -ge 10 ] || fail "$1: not round robin"; }
+# Shares are of the load's own next answers: a second client could take every other turn, and would see one endpoint.
+# Each worker takes turns by itself, so of 40 `small` has about 20 by round robin, and about 4 by weight.
+answered() { wc -l < "$work/load"; }
+small_share() {
+    seen=$(answered)
+    forty_more() { [ "$(answered)" -ge $((seen + 40)) ]; }
+    wait_for "40 answers" forty_more
+    tail -n +$((seen + 1)) "$work/load" | head -n 40 | grep -c '^small$' || true
+}
+is_round_robin() { n=$(small_share); say "$1: small has $n of 40"; [ "$n" -ge 15 ] || fail "$1: not round robin"; }
 is_weighted() { n=$(small_share); say "$1: small has $n of 40"; [ "$n" -le 9 ] || fail "$1: not weighted"; }
 
 expect "in force" "$round_robin" "$(in_force)"
