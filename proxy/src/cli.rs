@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod net;
 pub mod policy;
 mod ready;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, net, policy, registry, run, status, wait};
+use outrigger::cli::{check, demo, doctor, net, policy, registry, run, status, wait};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -36,6 +36,11 @@ enum Verb {
     Registry(registry::RegistryArgs),
     /// Put workloads on this host's network, and lead their traffic into sidecars.
     Net(net::NetCommand),
+    /// Say what this kernel, these privileges and the other tables on this host allow, and what to change.
+    ///
+    /// What can be tried is tried in a network namespace that ends with the try; nothing on the host changes. Exit code 1
+    /// if something that is needed does not work.
+    Doctor(doctor::DoctorArgs),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
     #[command(name = compiler::CHILD_VERB, hide = true)]
     CompileComponent,
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Policy(command) => policy::run(&command),
         Verb::Registry(args) => registry::run(args),
         Verb::Net(command) => net::run(command),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::CompileComponent => compiler::child_main(),
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub mod doctor;
 pub mod firewall;
 pub mod ipam;
 pub mod item;

@@ -20,6 +20,7 @@ mod dns_conformance;
 mod dns_forward;
 mod dns_local;
 mod dns_server;
+mod doctor;
 mod endpoints_die;
 mod hostile_policies;
 mod http1;

@@ -7,7 +7,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::encode::{self, DIGEST, INET, SUBSYSTEM};
 use super::message::{self, Answer, DUMP, Messages, REQUEST, attribute, each};
-use super::{Chain, Set, TABLE, Table};
+use super::{Chain, ChainKind, Hook, Set, TABLE, Table};
 
 /// The kernel answers at once; longer means that it never will.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -68,7 +68,33 @@ impl Netfilter {
         Ok((found != Found::default()).then_some(found))
     }
 
-    fn dump(&self, kind: u16, set: Option<&str>, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Chains that packets meet, of all tables in this namespace.
+    pub fn chains_of_others(&self) -> io::Result<Vec<OtherChain>> {
+        let mut found = Vec::new();
+        for (number, family) in [(INET, "inet"), (2, "ip"), (10, "ip6"), (7, "bridge")] {
+            let mut request = Messages::default();
+            request.add(SUBSYSTEM | encode::GET_CHAIN, REQUEST | DUMP, (number, 0), |_| ());
+            self.answers_to(&request, |chain| {
+                // Without a hook it is called by others only.
+                if attribute(chain, 4).is_some() {
+                    let FoundChain { name, kind, hook, priority, policy } = FoundChain::read(chain);
+                    let table = text(chain, 1);
+                    found.push(OtherChain {
+                        family,
+                        table,
+                        name,
+                        kind,
+                        hook,
+                        priority,
+                        drops: policy != ACCEPT,
+                    });
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn dump(&self, kind: u16, set: Option<&str>, take: impl FnMut(&[u8])) -> io::Result<()> {
         let mut request = Messages::default();
         request.add(SUBSYSTEM | kind, REQUEST | DUMP, (INET, 0), |attributes| {
             attributes.text(1, TABLE);
@@ -76,7 +102,11 @@ impl Netfilter {
                 attributes.text(2, set);
             }
         });
-        self.send(&request)?;
+        self.answers_to(&request, take)
+    }
+
+    fn answers_to(&self, request: &Messages, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        self.send(request)?;
         let done = self.receive(|answer| match answer {
             Answer::Data { attributes } => {
                 take(attributes);
@@ -111,6 +141,30 @@ impl Netfilter {
                 }
             }
         }
+    }
+}
+
+/// A chain on the way of packets, whosever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherChain {
+    pub family: &'static str,
+    pub table: String,
+    pub name: String,
+    pub kind: String,
+    /// The kernel's number.
+    pub hook: u32,
+    pub priority: i32,
+    /// Unless a rule decides otherwise.
+    pub drops: bool,
+}
+
+impl OtherChain {
+    pub fn is_forward(&self) -> bool {
+        self.hook == Hook::Forward as u32
+    }
+
+    pub fn is_translation_of_output(&self) -> bool {
+        self.hook == Hook::Output as u32 && self.kind == encode::chain_kind(ChainKind::Nat)
     }
 }
 

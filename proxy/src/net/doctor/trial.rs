@@ -1,0 +1,158 @@
+//! What can be tried: links, addresses and tables, in a network namespace that nobody else sees.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Finding;
+use crate::net::firewall::kernel::Netfilter;
+use crate::net::firewall::{Protocol, Publication, capture, publish};
+use crate::net::item::Mac;
+use crate::net::links::{Cable, LOOPBACK, Links};
+use crate::net::namespace::Namespace;
+use crate::net::prefix::Prefix;
+use crate::net::settings::{Capture, Except, Network};
+
+const BRIDGE: &str = "or-trial";
+const MTU: u32 = 1500;
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+/// One step, and what to do where it fails.
+struct Step {
+    about: &'static str,
+    says: &'static str,
+    cure: &'static str,
+}
+
+const NAMESPACE: Step = Step {
+    about: "namespaces",
+    says: "a network namespace can be made and entered",
+    cure: "needs CAP_SYS_ADMIN, a kernel with CONFIG_NET_NS, and no seccomp filter that forbids `unshare`",
+};
+const BRIDGES: Step = Step {
+    about: "bridges",
+    says: "a bridge can be made",
+    cure: "needs CAP_NET_ADMIN and the module `bridge` (modprobe bridge)",
+};
+const CABLES: Step = Step {
+    about: "veth",
+    says: "a pair of virtual Ethernet devices can be made",
+    cure: "needs CAP_NET_ADMIN and the module `veth` (modprobe veth)",
+};
+const ADDRESSES: Step = Step {
+    about: "addresses",
+    says: "IPv4 and IPv6 addresses can be given",
+    cure: "needs CAP_NET_ADMIN; without IPv6 in the kernel (ipv6.disable=1), leave IPv6 subnets out",
+};
+const PUBLISH: Step = Step {
+    about: "NAT",
+    says: "ports can be published and sources translated, IPv4 and IPv6",
+    cure: "needs nf_tables with NAT: modprobe nf_tables nft_chain_nat nft_masq nft_fib_inet",
+};
+const CAPTURE: Step = Step {
+    about: "capture",
+    says: "traffic can be led into a sidecar",
+    cure: "needs nf_tables with redirection: modprobe nf_tables nft_chain_nat nft_redir",
+};
+const FLOWS: Step = Step {
+    about: "flows",
+    says: "tracked flows can be forgotten",
+    cure: "needs connection tracking by netlink: modprobe nf_conntrack nf_conntrack_netlink",
+};
+
+impl Step {
+    fn found(&self, result: io::Result<()>) -> Finding {
+        match result {
+            Ok(()) => Finding::good(self.about, self.says),
+            Err(error) => Finding::bad(self.about, error.to_string(), self.cure),
+        }
+    }
+}
+
+/// Everything that `apply` needs of the kernel, on a thread of its own.
+pub(super) fn run() -> Vec<Finding> {
+    let thread = std::thread::Builder::new().name("trial".into()).spawn(alone);
+    let joined = thread.and_then(|thread| {
+        thread.join().map_err(|_| io::Error::other("the thread of the trial has failed: please report this"))
+    });
+    joined.unwrap_or_else(|error| vec![NAMESPACE.found(Err(error))])
+}
+
+fn alone() -> Vec<Finding> {
+    #[expect(deprecated, reason = "it is unsafe with CLONE_FILES alone, which we do not pass")]
+    let apart = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).map_err(io::Error::from);
+    let failed = apart.is_err();
+    let mut found = vec![NAMESPACE.found(apart)];
+    if failed {
+        return found;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.and_then(|runtime| runtime.block_on(steps(&mut found))) {
+        Ok(()) => {}
+        Err(error) => found.push(NAMESPACE.found(Err(error))),
+    }
+    found
+}
+
+async fn steps(found: &mut Vec<Finding>) -> io::Result<()> {
+    let (connection, links) = Links::open()?;
+    tokio::spawn(connection);
+    let netfilter = Netfilter::open()?;
+    found.push(BRIDGES.found(links.add_bridge(BRIDGE, MAC, MTU).await));
+    found.push(CABLES.found(cable(&links).await));
+    found.push(ADDRESSES.found(addresses(&links).await));
+    found.push(PUBLISH.found(netfilter.replace(publish_table().as_ref())));
+    found.push(CAPTURE.found(netfilter.replace(Some(&capture::table(&everything())))));
+    found.push(FLOWS.found(netfilter.forget_flows(&[53])));
+    Ok(())
+}
+
+/// Both ends in this namespace: what matters is whether the kernel has such devices.
+async fn cable(links: &Links) -> io::Result<()> {
+    links.set_up(LOOPBACK).await?;
+    let here = Namespace::open(std::path::Path::new("/proc/thread-self/ns/net"))?;
+    let cable =
+        Cable { name: "or-trial0", bridge: BRIDGE, peer: "or-trial1", workload: "trial", mac: MAC, mtu: MTU };
+    links.add_cable(&cable, here.descriptor()).await
+}
+
+async fn addresses(links: &Links) -> io::Result<()> {
+    for (address, length) in [ADDRESS4, ADDRESS6] {
+        let prefix = Prefix::new(address, length).ok_or_else(|| io::Error::other("no such prefix"))?;
+        links.add_address(LOOPBACK, prefix).await?;
+    }
+    Ok(())
+}
+
+/// Of the ranges for documentation (RFC 5737, RFC 3849): nobody's.
+const ADDRESS4: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 24);
+const ADDRESS6: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 64);
+
+fn publish_table() -> Option<crate::net::firewall::Table> {
+    let subnets =
+        [ADDRESS4, ADDRESS6].into_iter().filter_map(|(address, length)| Prefix::new(address, length));
+    let network = Network {
+        bridge: BRIDGE.into(),
+        subnets: subnets.map(Prefix::network).collect(),
+        mtu: None,
+        masquerade: true,
+        isolated: true,
+    };
+    let publications = [ADDRESS4, ADDRESS6].map(|(address, _)| Publication {
+        address: None,
+        protocol: Protocol::Tcp,
+        port: 80,
+        to: (address, 80).into(),
+    });
+    publish::table(&[&network], &publications)
+}
+
+fn everything() -> Capture {
+    let except = Except { users: vec![1337], ..Except::default() };
+    Capture {
+        outbound: Some(15001),
+        inbound: Some(15006),
+        dns: Some(15053),
+        except_outbound: except,
+        except_inbound: Except::default(),
+    }
+}
