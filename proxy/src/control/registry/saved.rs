@@ -5,29 +5,53 @@
 //! boot on; the wall clock, which may have been set meanwhile, serves over a boot alone.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::instance::{Written, service_name};
 use crate::config::{Config, RegistrySource};
 use crate::metrics::unix_seconds;
-use crate::snapshot::Catalogue;
+use crate::snapshot::{Catalogue, EndpointRecord, Records};
 
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
+/// Read and written one endpoint after the other: in a large catalogue a second form of all of them would be the most
+/// that a sidecar ever holds.
 #[derive(Debug, Serialize, Deserialize)]
-struct File {
+struct File<S> {
     /// In seconds since 1970.
     saved_at: f64,
     /// The same within one boot.
     #[serde(default)]
     booted: Option<Booted>,
-    services: BTreeMap<String, Vec<Written>>,
+    services: S,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Written")]
+struct Read(EndpointRecord);
+
+impl TryFrom<Written> for Read {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        written.record().map(Self)
+    }
+}
+
+struct Saving<'a>(&'a Catalogue);
+
+impl Serialize for Saving<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let written = |records: &Records| records.iter().map(Written::of).collect::<Vec<_>>();
+        serializer
+            .collect_map(self.0.services.iter().map(|(name, records)| (name.as_ref(), written(records))))
+    }
 }
 
 /// A moment in the life of a running system.
@@ -85,12 +109,12 @@ pub fn load(path: &Path) -> Option<(Catalogue, Duration)> {
 }
 
 fn parse(bytes: &[u8]) -> Result<(Catalogue, Duration), String> {
-    let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    type Services = BTreeMap<String, Vec<Read>>;
+    let file: File<Services> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let mut services = BTreeMap::new();
-    for (name, written) in file.services {
+    for (name, read) in file.services {
         service_name(&name)?;
-        let records = written.into_iter().map(Written::record).collect::<Result<_, _>>()?;
-        services.insert(name.into(), records);
+        services.insert(name.into(), read.into_iter().map(|Read(record)| record).collect());
     }
     Ok((Catalogue { services }, age(file.saved_at, file.booted, Booted::now())))
 }
@@ -106,17 +130,16 @@ fn age(saved_at: f64, saved: Option<Booted>, now: Option<Booted>) -> Duration {
 
 /// Replaces the file whole.
 pub fn save(path: &Path, catalogue: &Catalogue) -> std::io::Result<()> {
-    let services = catalogue.services.iter();
-    let services = services.map(|(name, all)| (name.to_string(), all.iter().map(Written::of).collect()));
     let saved_at = unix_seconds(SystemTime::now());
-    let file = File { saved_at, booted: Booted::now(), services: services.collect() };
+    let file = File { saved_at, booted: Booted::now(), services: Saving(catalogue) };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
     let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let mut new = std::fs::File::create(&beside)?;
-    let written = new.write_all(&serde_json::to_vec(&file)?).and_then(|()| new.sync_all());
-    let replaced = written.and_then(|()| std::fs::rename(&beside, path));
+    let mut new = BufWriter::new(std::fs::File::create(&beside)?);
+    let written = serde_json::to_writer(&mut new, &file).map_err(std::io::Error::from);
+    let whole = written.and_then(|()| new.flush()).and_then(|()| new.get_ref().sync_all());
+    let replaced = whole.and_then(|()| std::fs::rename(&beside, path));
     if replaced.is_err() {
         // What is half written is of no use.
         let _ = std::fs::remove_file(&beside);
