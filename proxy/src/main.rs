@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, net, policy, registry, run, status, wait};
+use outrigger::cli::{check, cni, demo, net, policy, registry, run, status, wait};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -36,12 +36,17 @@ enum Verb {
     Registry(registry::RegistryArgs),
     /// Put workloads on this host's network, and lead their traffic into sidecars.
     Net(net::NetCommand),
+    /// Be a CNI plugin, for podman, containerd and others.
+    Cni(cni::CniCommand),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
     #[command(name = compiler::CHILD_VERB, hide = true)]
     CompileComponent,
 }
 
 fn main() -> ExitCode {
+    if cni::is_asked() {
+        return cni::run(&cni::CniCommand::default());
+    }
     match Arguments::parse().verb {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Policy(command) => policy::run(&command),
         Verb::Registry(args) => registry::run(args),
         Verb::Net(command) => net::run(command),
+        Verb::Cni(command) => cni::run(&command),
         Verb::CompileComponent => compiler::child_main(),
     }
 }
