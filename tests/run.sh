@@ -32,6 +32,7 @@ done
 /usr/bin/python3 -c 'import dns' 2>/dev/null || missing+=(python3-dnspython)
 # Programs that are on no path.
 [[ -x /usr/lib/cni/bridge ]] || missing+=(containernetworking-plugins)
+[[ -x /usr/lib/podman/netavark ]] || missing+=(netavark)
 if ((${#missing[@]})); then
     root=()
     if [[ $(id -u) -ne 0 ]]; then root=(sudo -n); fi
