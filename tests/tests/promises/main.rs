@@ -16,6 +16,7 @@ mod clock_jumps;
 mod cni;
 mod cni_life;
 mod config_errors;
+mod containers_ctr;
 mod containers_podman;
 mod demo;
 mod dns_captured;
