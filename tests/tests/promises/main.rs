@@ -18,6 +18,7 @@ mod cni_life;
 mod config_errors;
 mod containers_ctr;
 mod containers_podman;
+mod containers_sidecar;
 mod demo;
 mod dns_captured;
 mod dns_conformance;
