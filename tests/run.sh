@@ -19,6 +19,9 @@ needed+=(unbound:unbound dnsmasq:dnsmasq-base)
 needed+=(node:nodejs npm:npm)
 # For the network of a host: to kill a run at every step, to be another user, to hold a lock.
 needed+=(strace:strace setpriv:util-linux flock:util-linux)
+# Container runtimes, and what they are compared with.
+needed+=(podman:podman runc:runc conmon:conmon containerd:containerd nsenter:util-linux)
+needed+=(iptables:iptables)
 # Debian's place for servers, which only root has on the path.
 PATH=$PATH:/usr/sbin
 
@@ -28,6 +31,11 @@ for pair in "${needed[@]}"; do
 done
 # A library of Debian's own Python, whatever other one is in front of it.
 /usr/bin/python3 -c 'import dns' 2>/dev/null || missing+=(python3-dnspython)
+# Programs that are on no path.
+[[ -x /usr/lib/cni/bridge ]] || missing+=(containernetworking-plugins)
+[[ -x /usr/lib/podman/netavark ]] || missing+=(netavark)
+# The one that needs no libraries.
+if [[ ! -x /bin/busybox ]] || ldd /bin/busybox &>/dev/null; then missing+=(busybox-static); fi
 if ((${#missing[@]})); then
     root=()
     if [[ $(id -u) -ne 0 ]]; then root=(sudo -n); fi

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod check;
+pub mod cni;
 pub mod demo;
 pub mod doctor;
 pub mod net;

@@ -66,6 +66,14 @@ fn the_network_file_is_documented() {
     keep("NETWORK.md", "settings", &Reference::of(&net::settings::schema()));
 }
 
+/// What the fields of `capture` mean is said with the network file.
+#[test]
+fn the_cni_plugin_is_documented() {
+    let whole = Reference::of(&net::cni::schema()).replace("the whole file", "the plugin");
+    let tables: Vec<&str> = whole.split("### ").filter(|table| !table.starts_with("`capture")).collect();
+    keep("CNI.md", "settings", &tables.join("### ").replace("(#capture)", "(NETWORK.md#capture)"));
+}
+
 #[test]
 fn configuration_is_documented() {
     keep("CONFIGURATION.md", "configuration", &Reference::of(&config::schema()));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger::cli::{check, demo, doctor, net, policy, registry, run, status, wait};
+use outrigger::cli::{check, cni, demo, doctor, net, policy, registry, run, status, wait};
 use outrigger::policy::compiler;
 
 /// Its pages come back to the system sooner than the standard allocator's, and small requests cost less.
@@ -41,12 +41,17 @@ enum Verb {
     /// What can be tried is tried in a network namespace that ends with the try; nothing on the host changes. Exit code 1
     /// if something that is needed does not work.
     Doctor(doctor::DoctorArgs),
+    /// Be a CNI plugin, for podman, containerd and others.
+    Cni(cni::CniCommand),
     /// Compiles a component from standard input to standard output, within limits; `run` starts it.
     #[command(name = compiler::CHILD_VERB, hide = true)]
     CompileComponent,
 }
 
 fn main() -> ExitCode {
+    if cni::is_asked() {
+        return cni::run(&cni::CniCommand::default());
+    }
     match Arguments::parse().verb {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Registry(args) => registry::run(args),
         Verb::Net(command) => net::run(command),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Cni(command) => cni::run(&command),
         Verb::CompileComponent => compiler::child_main(),
     }
 }

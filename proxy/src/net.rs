@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub mod cni;
 pub mod doctor;
 pub mod firewall;
 pub mod ipam;
@@ -24,10 +25,10 @@ pub mod settings;
 pub mod store;
 pub mod target;
 
-pub use run::{Ask, Done, Status, WorkloadStatus, apply, plan as plan_for, status};
+pub use run::{Ask, Done, Status, WorkloadStatus, apply, apply_to, gone, plan as plan_for, status};
 
-/// Where the store is unless somebody says otherwise.
-pub const STATE: &str = "/var/lib/outrigger/net";
+/// Where the store is unless somebody says otherwise: in memory, as nothing in it outlives a boot.
+pub const STATE: &str = "/run/outrigger/net";
 
 /// Why a run has not done what it was asked.
 #[derive(Debug, Error)]
@@ -50,6 +51,10 @@ pub enum NetError {
     UnknownWorkload(String),
     #[error("network `{0}` is otherwise in force; apply the whole file first, without `--workload`")]
     OtherNetwork(String),
+    #[error("network `{0}` has the bridge or a part of the subnets of network `{1}`")]
+    SameNetwork(String, String),
+    #[error("port {port} ({protocol}) is published of both `{one}` and `{other}`")]
+    SamePort { port: u16, protocol: firewall::Protocol, one: String, other: String },
     #[error("{what}: {source}{}", hint(source))]
     Kernel { what: String, source: io::Error },
     #[error("{change}: {source}{}; what was done before has been taken back", hint(source))]

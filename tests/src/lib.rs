@@ -14,10 +14,12 @@
 pub mod authority;
 pub mod backend;
 pub mod client;
+pub mod cni;
 pub mod dig;
 pub mod etcd;
 pub mod guest;
 pub mod load;
+pub mod machine;
 pub mod metrics;
 pub mod netlab;
 pub mod netns;

@@ -154,6 +154,12 @@ impl Table {
     }
 }
 
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+}
+
 impl Set {
     pub fn name(&self) -> &str {
         match self {

@@ -9,10 +9,10 @@ use std::os::fd::RawFd;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkExtentMask};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::{
-    Handle, IpVersion, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    Handle, IpVersion, LinkBridge, LinkBridgePort, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder,
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -47,7 +47,7 @@ impl Links {
     }
 
     pub async fn dump(&self) -> io::Result<Dump> {
-        let links: Vec<_> = self.handle.link().get().execute().try_collect().await.map_err(error)?;
+        let links: Vec<_> = self.links().execute().try_collect().await.map_err(error)?;
         let addresses: Vec<_> = self.handle.address().get().execute().try_collect().await.map_err(error)?;
         let mut routes = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -69,8 +69,13 @@ impl Links {
         self.index(LOOPBACK).await.map(|_| ())
     }
 
+    /// Without counters, which are most of what the kernel tells about a link.
+    fn links(&self) -> LinkGetRequest {
+        self.handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
+    }
+
     pub async fn index(&self, name: &str) -> io::Result<u32> {
-        let found = self.handle.link().get().match_name(name).execute().try_next().await.map_err(error);
+        let found = self.links().match_name(name).execute().try_next().await.map_err(error);
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}"));
         match found {
             Ok(Some(link)) => Ok(link.header.index),

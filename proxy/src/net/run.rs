@@ -12,21 +12,25 @@ use super::kernel::Kernels;
 use super::namespace::Namespace;
 use super::observe::Seen;
 use super::plan::{self, Plan, Scope};
-use super::settings::Settings;
+use super::settings::{Settings, is_attached};
 use super::store::{Record, Store};
 use super::target::{self, Below, Circumstances, Wanted};
 
+mod host;
 mod status;
 
+use host::Host;
 pub use status::{Status, WorkloadStatus, status};
 
 /// What a run is asked to bring about.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// The whole file, and nothing else of ours.
+    /// The whole file, and nothing else of ours but what runtimes have attached (`net::cni`).
     Whole(Settings),
     /// One workload of the file; the others stay as they are.
     One(Settings, String),
+    /// The networks of the file, beside what is there.
+    Networks(Settings),
     Nothing,
     Without(String),
 }
@@ -39,7 +43,12 @@ pub struct Done {
     pub gone: Vec<String>,
     /// Addresses by workload, afterwards.
     pub addresses: BTreeMap<String, Vec<String>>,
+    /// As it is afterwards.
+    pub record: Record,
 }
+
+/// An id that no workload has.
+const NOBODY: &str = "";
 
 /// All that `carry_out` needs.
 struct Prepared {
@@ -69,74 +78,35 @@ pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetEr
         changes.extend(prepared.plan.changes);
         record = prepared.next;
     }
-    let prepared = prepare(&record, &without(ask, &gone)).await?;
-    carry_out(store, &record, &prepared).await?;
-    let mut done = done(&prepared, gone);
+    let mut done = apply_to(store, &record, &without(ask, &gone)).await?;
     changes.append(&mut done.changes);
-    Ok(Done { changes, ..done })
+    Ok(Done { changes, gone, ..done })
+}
+
+/// The same from a record that was loaded under the lock that is still held.
+pub async fn apply_to(store: &Store, record: &Record, ask: &Ask) -> Result<Done, NetError> {
+    let prepared = prepare(record, ask).await?;
+    carry_out(store, record, &prepared).await?;
+    Ok(done(&prepared, Vec::new()))
 }
 
 fn done(prepared: &Prepared, gone: Vec<String>) -> Done {
     let next = &prepared.next;
     let shown = |id: &String| next.addresses(id).iter().map(ToString::to_string).collect();
     let addresses = next.settings.workloads.keys().map(|id| (id.clone(), shown(id))).collect();
-    Done { changes: prepared.plan.changes.clone(), gone, addresses }
+    Done { changes: prepared.plan.changes.clone(), gone, addresses, record: next.clone() }
+}
+
+/// Recorded workloads of which nothing is left: neither a namespace nor a link on the host.
+pub async fn gone(store: &Store) -> Result<Vec<String>, NetError> {
+    let record = store.load(own()?.number())?;
+    let host = Host::open().await?;
+    let has_link = |id: &String| record.insides.get(id).is_some_and(|inside| host.has_cable(&record, inside));
+    Ok(host.gone(&record).into_iter().filter(|id| !has_link(id)).collect())
 }
 
 fn own() -> Result<Namespace, NetError> {
     Namespace::own().map_err(|source| NetError::Kernel { what: "the host's namespace".into(), source })
-}
-
-/// The host's kernel, and the links it has.
-struct Host {
-    kernels: Kernels,
-    links: BTreeSet<String>,
-}
-
-impl Host {
-    async fn open() -> Result<Self, NetError> {
-        let mut kernels = Kernels::default();
-        add(&mut kernels, Place::Host, own()?)?;
-        let view = kernels.view(&Place::Host).await.map_err(|source| reading(&Place::Host, source))?;
-        Ok(Self { kernels, links: view.dump.links.into_iter().map(|link| link.name).collect() })
-    }
-
-    /// Recorded workloads whose namespace cannot be found any more.
-    fn gone(&self, record: &Record) -> Vec<String> {
-        let is_gone = |id: &&String| {
-            let inside = record.insides.get(*id);
-            inside.and_then(|inside| self.reach(record, inside)).is_none()
-        };
-        record.settings.workloads.keys().filter(is_gone).cloned().collect()
-    }
-
-    /// The namespace of a recorded workload: by its path, or else by its number, which is its own for as long as its
-    /// cable is there.
-    fn reach(&self, record: &Record, inside: &Inside) -> Option<Namespace> {
-        let path = record.settings.workloads.get(&inside.workload)?.namespace.path();
-        let by_path = Namespace::open(&path).ok().filter(|found| found.number() == inside.namespace);
-        by_path.or_else(|| Namespace::find(inside.namespace).filter(|_| self.has_cable(record, inside)))
-    }
-
-    /// Opens the other namespaces that we have made something in, as far as they live.
-    fn add_staying(&mut self, record: &Record, scope: Scope<'_>) -> Result<(), NetError> {
-        for place in record.made.iter().map(|made| &made.place) {
-            let Place::Inside(inside) = place else { continue };
-            if !scope.includes(Some(&inside.workload)) || self.kernels.places().any(|known| known == place) {
-                continue;
-            }
-            if let Some(namespace) = self.reach(record, inside) {
-                add(&mut self.kernels, place.clone(), namespace)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn has_cable(&self, record: &Record, inside: &Inside) -> bool {
-        record.made.iter().any(|made| {
-            matches!(&made.item, Item::Cable { name, at, .. } if at == inside && self.links.contains(name))
-        })
-    }
 }
 
 fn without(ask: Ask, gone: &[String]) -> Ask {
@@ -152,7 +122,12 @@ fn without(ask: Ask, gone: &[String]) -> Ask {
 /// Which settings hold afterwards.
 fn next_settings(record: &Record, ask: &Ask) -> Result<Settings, NetError> {
     match ask {
-        Ask::Whole(settings) => Ok(settings.clone()),
+        Ask::Whole(settings) => {
+            with_networks(&record.settings.attached(), settings).map(|networks| Settings {
+                workloads: networks.workloads.into_iter().chain(settings.workloads.clone()).collect(),
+                networks: networks.networks,
+            })
+        }
         Ask::Nothing => Ok(Settings::default()),
         Ask::Without(workload) => {
             let mut settings = record.settings.clone();
@@ -161,28 +136,48 @@ fn next_settings(record: &Record, ask: &Ask) -> Result<Settings, NetError> {
         }
         Ask::One(file, id) => {
             let workload = file.workloads.get(id).ok_or_else(|| NetError::UnknownWorkload(id.clone()))?;
-            let mut settings = record.settings.clone();
-            for (name, network) in &file.networks {
-                let in_force = settings.networks.entry(name.clone()).or_insert_with(|| network.clone());
-                if in_force != network {
-                    return Err(NetError::OtherNetwork(name.clone()));
-                }
-            }
+            let mut settings = with_networks(&record.settings, file)?;
             settings.workloads.insert(id.clone(), workload.clone());
             Ok(settings)
         }
+        Ask::Networks(file) => with_networks(&record.settings, file),
     }
+}
+
+/// These settings, and the networks of the file.
+fn with_networks(settings: &Settings, file: &Settings) -> Result<Settings, NetError> {
+    let mut settings = settings.clone();
+    for (name, network) in &file.networks {
+        let in_use: BTreeSet<String> = settings.networks_in_use().map(str::to_owned).collect();
+        // A runtime's network that nobody is on gives way, be it an earlier form of this one.
+        let gives_way = |other: &String| is_attached(other) && !in_use.contains(other);
+        settings.networks.retain(|other, known| !gives_way(other) || !known.collides(network));
+        let in_force = settings.networks.entry(name.clone()).or_insert_with(|| network.clone());
+        if in_force != network {
+            return Err(NetError::OtherNetwork(name.clone()));
+        }
+        let mut others = settings.networks.iter().filter(|(other, _)| *other != name);
+        if let Some((other, _)) = others.find(|(_, known)| known.collides(network)) {
+            return Err(NetError::SameNetwork(name.clone(), other.clone()));
+        }
+    }
+    Ok(settings)
 }
 
 fn scope(ask: &Ask) -> Scope<'_> {
     match ask {
         Ask::Whole(_) | Ask::Nothing => Scope::Everything,
         Ask::One(_, workload) | Ask::Without(workload) => Scope::Workload(workload),
+        Ask::Networks(_) => Scope::Workload(NOBODY),
     }
 }
 
 async fn prepare(record: &Record, ask: &Ask) -> Result<Prepared, NetError> {
     let settings = next_settings(record, ask)?;
+    if let Some((port, one, other)) = settings.port_of_two() {
+        let (one, other) = (one.to_owned(), other.to_owned());
+        return Err(NetError::SamePort { port: port.host, protocol: port.protocol, one, other });
+    }
     let scope = scope(ask);
     let mut host = Host::open().await?;
     let has_networks = !settings.networks.is_empty() || !record.settings.networks.is_empty();
@@ -193,11 +188,10 @@ async fn prepare(record: &Record, ask: &Ask) -> Result<Prepared, NetError> {
         return Err(NetError::OwnNamespace(inside.workload.clone()));
     }
     host.add_staying(record, scope)?;
-    let kernels = host.kernels;
     let (leases, last) = addresses(record, &settings, scope)?;
     let next = Record { leases, last, unfinished: false, ..record.clone() };
     let next = Record { insides: merged(record, &settings, &insides), settings, ..next };
-    let (wanted, seen) = look(&kernels, record, &next, insides).await?;
+    let (kernels, wanted, seen) = look(host, record, &next, insides).await?;
     let plan = plan::plan(&wanted, &record.made, &seen, scope)?;
     let leases = next.leases.iter().filter(|lease| next.settings.is_plugged(&lease.workload, &lease.network));
     let leases = leases.cloned().collect();
@@ -217,7 +211,10 @@ fn arriving(
         let failed = |source| NetError::Namespace { workload: id.clone(), path: path.clone(), source };
         let namespace = Namespace::open(&path).map_err(failed)?;
         let inside = Inside { workload: id.clone(), namespace: namespace.number() };
-        if let Some((other, _)) = insides.iter().find(|(_, other)| other.namespace == inside.namespace) {
+        // A runtime attaches a container to several networks.
+        let apart = |other: &String| !is_attached(id) || !is_attached(other);
+        let same = insides.iter().find(|(other, known)| known.namespace == inside.namespace && apart(other));
+        if let Some((other, _)) = same {
             return Err(NetError::SameNamespace(other.clone(), id.clone()));
         }
         add(kernels, Place::Inside(inside.clone()), namespace)?;
@@ -263,15 +260,16 @@ fn merged(
     settings.workloads.keys().filter_map(|id| Some((id.clone(), known(id)?))).collect()
 }
 
-/// Reads all places, and says what should be in them.
+/// Reads all other places, and says what should be in them.
 async fn look(
-    kernels: &Kernels,
+    host: Host,
     record: &Record,
     next: &Record,
     insides: BTreeMap<String, Inside>,
-) -> Result<(Vec<Wanted>, Seen), NetError> {
-    let mut seen = Seen::default();
-    for place in kernels.places() {
+) -> Result<(Kernels, Vec<Wanted>, Seen), NetError> {
+    let Host { kernels, view } = host;
+    let mut seen = Seen { places: [(Place::Host, view)].into() };
+    for place in kernels.places().filter(|place| **place != Place::Host) {
         let view = kernels.view(place).await.map_err(|source| reading(place, source))?;
         seen.places.insert(place.clone(), view);
     }
@@ -292,7 +290,7 @@ async fn look(
             view.sysctls = values;
         }
     }
-    Ok((wanted, seen))
+    Ok((kernels, wanted, seen))
 }
 
 /// The record says what is about to happen before it does. On an error, everything is taken back.

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::firewall::Protocol;
+use super::firewall::{Family, Protocol};
 use super::ipam;
 use super::prefix::Prefix;
 use crate::config::{Diagnostic, read_text, schema::schema_of, yaml};
 
-mod capture;
-mod resolve;
-mod written;
+pub(super) mod capture;
+pub(super) mod resolve;
+pub(super) mod written;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -47,6 +47,9 @@ pub struct Workload {
     pub namespace: NamespaceRef,
     pub plug: Option<Plug>,
     pub capture: Option<Capture>,
+    /// What is published of it, where the network that it is on is not ours.
+    #[serde(default)]
+    pub door: Option<Door>,
 }
 
 /// Where a workload's network namespace is found.
@@ -60,13 +63,26 @@ pub enum NamespaceRef {
 }
 
 /// A workload's place on a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plug {
     pub network: String,
     /// The interface's name inside.
     pub interface: String,
     /// Those that have to be these.
     pub addresses: Vec<IpAddr>,
+    pub publish: Vec<Port>,
+    /// Families whose default route leads elsewhere: this is not the workload's first network.
+    #[serde(default)]
+    pub unrouted: Vec<Family>,
+}
+
+/// Ports of a workload that somebody else has put on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// The host's link that leads to it.
+    pub link: Option<String>,
+    /// The workload's addresses, in their subnets.
+    pub addresses: Vec<Prefix>,
     pub publish: Vec<Port>,
 }
 
@@ -112,6 +128,39 @@ impl Settings {
         self
     }
 
+    /// What runtimes have brought: a sign that no file can write tells it.
+    #[must_use]
+    pub fn attached(&self) -> Self {
+        let workloads = self.workloads.iter().filter(|(id, _)| is_attached(id));
+        let workloads = workloads.map(|(id, workload)| (id.clone(), workload.clone())).collect();
+        let mut attached = Self { networks: BTreeMap::new(), workloads };
+        let in_use = attached.networks_in_use().filter_map(|name| self.networks.get_key_value(name));
+        attached.networks = in_use.map(|(name, network)| (name.clone(), network.clone())).collect();
+        attached
+    }
+
+    /// Networks that have workloads, some of them several times.
+    pub fn networks_in_use(&self) -> impl Iterator<Item = &str> {
+        self.workloads.values().filter_map(|workload| Some(workload.plug.as_ref()?.network.as_str()))
+    }
+
+    /// A port that two workloads want, and those two. Files are checked by themselves; this is about several sources.
+    pub fn port_of_two(&self) -> Option<(Port, &str, &str)> {
+        let mut holders: BTreeMap<(Protocol, u16, Option<IpAddr>), &str> = BTreeMap::new();
+        let mut all = self
+            .workloads
+            .iter()
+            .flat_map(|(id, workload)| workload.published().iter().map(move |port| (id, port)));
+        all.find_map(|(id, port)| {
+            let holder = holders.insert((port.protocol, port.host, port.address), id)?;
+            Some((*port, holder, id.as_str()))
+        })
+    }
+
+    pub fn doors(&self) -> impl Iterator<Item = &Door> {
+        self.workloads.values().filter_map(|workload| workload.door.as_ref())
+    }
+
     pub fn is_plugged(&self, workload: &str, network: &str) -> bool {
         let plug = self.workloads.get(workload).and_then(|workload| workload.plug.as_ref());
         plug.is_some_and(|plug| plug.network == network)
@@ -122,6 +171,33 @@ impl Network {
     /// The bridge's addresses.
     pub fn gateways(&self) -> impl Iterator<Item = Prefix> {
         self.subnets.iter().map(|subnet| subnet.with(ipam::gateway(*subnet)))
+    }
+
+    /// The two cannot be on one host.
+    pub fn collides(&self, other: &Self) -> bool {
+        let overlaps = |subnet: &Prefix| other.subnets.iter().any(|other| other.overlaps(*subnet));
+        self.bridge == other.bridge || self.subnets.iter().any(overlaps)
+    }
+}
+
+impl Plug {
+    /// Whether its default route of this gateway's family goes by way of it.
+    pub fn is_routed(&self, gateway: IpAddr) -> bool {
+        !self.unrouted.contains(&Family::of(gateway))
+    }
+}
+
+impl Workload {
+    pub fn published(&self) -> &[Port] {
+        let plugged = self.plug.as_ref().map(|plug| plug.publish.as_slice());
+        plugged.or(self.door.as_ref().map(|door| door.publish.as_slice())).unwrap_or_default()
+    }
+
+    /// These ports are not published any more.
+    pub fn unpublish(&mut self, ports: &[Port]) {
+        let plugged = self.plug.as_mut().map(|plug| &mut plug.publish);
+        let published = plugged.into_iter().chain(self.door.as_mut().map(|door| &mut door.publish));
+        published.for_each(|published| published.retain(|port| !ports.contains(port)));
     }
 }
 
@@ -134,6 +210,11 @@ impl NamespaceRef {
             Self::Descriptor(number) => format!("/proc/self/fd/{number}").into(),
         }
     }
+}
+
+/// A workload or a network that a runtime has brought (`net::cni`), by its name.
+pub fn is_attached(name: &str) -> bool {
+    name.contains('/')
 }
 
 /// Reads the file. Relative paths in it start at its directory.

@@ -1,7 +1,7 @@
 //! Which items there should be, in the order of making: a pure function of the settings, the addresses given and what
 //! the host looks like to the outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use sha2::{Digest as _, Sha256};
@@ -10,7 +10,7 @@ use super::firewall::{Publication, capture, publish};
 use super::item::{Inside, Item, Mac, Place};
 use super::links::Dump;
 use super::prefix::Prefix;
-use super::settings::{Network, Plug, Settings, Workload};
+use super::settings::{Door, Network, Plug, Settings, Workload};
 
 const MTU_IF_NOTHING_IS_BELOW: u32 = 1500;
 /// Twelve hexadecimal digits: two workloads of one host share a name once in 2^48 pairs, and then the second is refused.
@@ -34,12 +34,14 @@ pub struct Circumstances {
     pub below: Below,
 }
 
-/// The way out of this host.
+/// What the host has without us, its way out above all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Below {
     pub mtu: Option<u32>,
     /// Links whose IPv6 default route a router has advertised.
     pub advertised: Vec<String>,
+    /// Names of all links.
+    pub links: BTreeSet<String>,
 }
 
 impl Below {
@@ -48,7 +50,8 @@ impl Below {
         let mut advertised: Vec<String> = routes.map(|route| route.link.clone()).collect();
         advertised.sort();
         advertised.dedup();
-        Self { mtu: dump.mtu_to_the_outside(), advertised }
+        let links = dump.links.iter().map(|link| link.name.clone()).collect();
+        Self { mtu: dump.mtu_to_the_outside(), advertised, links }
     }
 }
 
@@ -71,7 +74,9 @@ pub fn wanted(settings: &Settings, circumstances: &Circumstances) -> Vec<Wanted>
         }
     }
     let networks: Vec<&Network> = settings.networks.values().collect();
-    if let Some(table) = publish::table(&networks, &publications) {
+    let doors: Vec<&Door> = settings.doors().collect();
+    target.doors(&doors, &circumstances.below);
+    if let Some(table) = publish::table(&networks, &doors, &publications) {
         target.on_host(Item::Table(table));
     }
     for (id, workload) in &settings.workloads {
@@ -85,9 +90,9 @@ pub fn wanted(settings: &Settings, circumstances: &Circumstances) -> Vec<Wanted>
 /// The published ports of all workloads, by family.
 fn publications(settings: &Settings, addresses: &BTreeMap<String, Vec<Prefix>>) -> Vec<Publication> {
     let of_one = |(id, workload): (&String, &Workload)| {
-        let to = addresses.get(id).cloned().unwrap_or_default();
-        let ports = workload.plug.iter().flat_map(|plug| plug.publish.clone());
-        let by_family = ports.flat_map(move |port| {
+        let elsewhere = workload.door.as_ref().map(|door| door.addresses.clone());
+        let to = elsewhere.or_else(|| addresses.get(id).cloned()).unwrap_or_default();
+        let by_family = workload.published().iter().flat_map(move |port| {
             let fits = move |to: &Prefix| port.address.is_none_or(|at| at.is_ipv4() == to.is_ipv4());
             to.clone().into_iter().filter(fits).map(move |to| Publication {
                 address: port.address,
@@ -148,6 +153,16 @@ impl Target {
         }
     }
 
+    /// The host reaches published ports by its own loopback through the link that leads there, as long as that is.
+    fn doors(&mut self, doors: &[&Door], below: &Below) {
+        let is_ipv4 = |door: &Door| door.addresses.iter().any(|address| address.is_ipv4());
+        let published = doors.iter().filter(|door| !door.publish.is_empty() && is_ipv4(door));
+        let links: BTreeSet<&String> = published.filter_map(|door| door.link.as_ref()).collect();
+        for link in links.into_iter().filter(|link| below.links.contains(*link)) {
+            self.on_host(sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1"));
+        }
+    }
+
     fn plug(&mut self, at: &Inside, plug: &Plug, (network, mtu): (&Network, u32), addresses: &[Prefix]) {
         let interface = &plug.interface;
         let cable = Item::Cable {
@@ -168,7 +183,7 @@ impl Target {
         for address in addresses {
             self.inside(at, Item::Address { link: interface.clone(), address: *address });
         }
-        for gateway in network.gateways() {
+        for gateway in network.gateways().filter(|gateway| plug.is_routed(gateway.address())) {
             let to = gateway.everything();
             self.inside(at, Item::Route { to, via: gateway.address(), link: interface.clone() });
         }
@@ -216,9 +231,9 @@ mod tests {
             masquerade: true,
             isolated: true,
         };
-        let plug =
-            Plug { network: "web".into(), interface: "eth0".into(), addresses: vec![], publish: vec![] };
-        let workload = Workload { namespace: NamespaceRef::Process(7), plug: Some(plug), capture: None };
+        let plug = Plug { network: "web".into(), interface: "eth0".into(), ..Plug::default() };
+        let workload =
+            Workload { namespace: NamespaceRef::Process(7), plug: Some(plug), capture: None, door: None };
         Settings {
             networks: [("web".to_owned(), network)].into(),
             workloads: [("a".to_owned(), workload)].into(),
@@ -231,7 +246,7 @@ mod tests {
         Circumstances {
             addresses: [("a".to_owned(), addresses)].into(),
             insides: [("a".to_owned(), inside)].into(),
-            below: Below { mtu: Some(1400), advertised: vec!["eth7".into()] },
+            below: Below { mtu: Some(1400), advertised: vec!["eth7".into()], ..Below::default() },
         }
     }
 

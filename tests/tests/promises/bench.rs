@@ -41,3 +41,10 @@ fn the_benchmark_of_names_runs() {
     let parts = ["outrigger", "unbound", "dnsmasq", "changes/s"];
     assert!(parts.iter().all(|name| table.contains(name)), "{table}");
 }
+
+#[test]
+fn the_benchmark_of_containers_networks_runs() {
+    let table = smoke("net.py", &[]);
+    let parts = ["outrigger", "cni-list", "netavark", "ADD", "DEL"];
+    assert!(parts.iter().all(|name| table.contains(name)) && !table.contains("not installed"), "{table}");
+}

@@ -43,7 +43,8 @@ fn what_stands_in_the_way_is_named_with_its_cure() {
         "table ip wall { chain ahead { type filter hook forward priority 0; policy drop; }; }
          table inet early { chain out { type nat hook output priority -150; }; }",
     );
-    let listening = lab.node.enter(|| std::net::TcpListener::bind("127.0.0.1:15001").unwrap());
+    let listening =
+        lab.node.enter(|| std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 15001)).unwrap());
     let file = lab.write("networks:\n  a: {subnets: [10.0.0.0/8, 'fd99::/16']}\n");
     let said = doctor(&lab.node, &["--json", &file]);
     assert_eq!(said.code, Some(1), "{said:?}");

@@ -143,7 +143,7 @@ fn publish_table() -> Option<crate::net::firewall::Table> {
         port: 80,
         to: (address, 80).into(),
     });
-    publish::table(&[&network], &publications)
+    publish::table(&[&network], &[], &publications)
 }
 
 fn everything() -> Capture {

@@ -3,12 +3,13 @@
 //! A pure function of the networks and of what their workloads publish. The whole table is replaced on every change:
 //! one transaction, which established connections do not notice.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::capture::rule;
 use super::{Act, Chain, ChainKind, Family, Hook, Match, Protocol, Publication, Rule, Set, TABLE, Table};
 use crate::net::prefix::Prefix;
-use crate::net::settings::Network;
+use crate::net::settings::{Door, Network};
 
 /// Where destinations and sources are usually translated, and where forwarding is usually decided.
 const DESTINATION: i32 = -100;
@@ -17,17 +18,26 @@ const FORWARD: i32 = 0;
 /// Behind connection tracking, before any translation.
 const BEFORE_DESTINATION: i32 = -150;
 const BRIDGES: &str = "bridges";
+/// Links of others' that lead to workloads whose ports we publish.
+const DOORS: &str = "doors";
 const LOOPBACK4: Prefix = Prefix::ipv4(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// What the kernel gives a loopback link that comes up.
 pub const LOOPBACK_ADDRESS: Prefix = Prefix::ipv4(Ipv4Addr::LOCALHOST, 8);
 
 /// `None` if there is nothing to do.
-pub fn table(networks: &[&Network], publications: &[Publication]) -> Option<Table> {
-    if networks.is_empty() {
+pub fn table(networks: &[&Network], doors: &[&Door], publications: &[Publication]) -> Option<Table> {
+    let doors: Vec<&Door> = doors.iter().copied().filter(|door| !door.publish.is_empty()).collect();
+    if networks.is_empty() && doors.is_empty() {
         return None;
     }
-    let mut sets =
-        vec![Set::Links { name: BRIDGES.into(), links: networks.iter().map(|n| n.bridge.clone()).collect() }];
+    let mut sets = Vec::new();
+    let bridges = networks.iter().map(|network| network.bridge.clone()).collect();
+    let doors_links: BTreeSet<String> = doors.iter().filter_map(|door| door.link.clone()).collect();
+    for (name, links) in [(BRIDGES, bridges), (DOORS, Vec::from_iter(doors_links))] {
+        if !links.is_empty() {
+            sets.push(Set::Links { name: name.into(), links });
+        }
+    }
     let mut publishing = Vec::new();
     // The more exact key is looked up first.
     for by_address in [true, false] {
@@ -49,10 +59,15 @@ pub fn table(networks: &[&Network], publications: &[Publication]) -> Option<Tabl
         publications.iter().filter(|entry| entry.protocol == Protocol::Udp).map(|entry| entry.port).collect();
     forget.sort_unstable();
     forget.dedup();
-    Some(Table { name: TABLE.into(), sets, chains: chains(networks, publishing, publications), forget })
+    let chains = chains((networks, &doors), publishing, publications);
+    Some(Table { name: TABLE.into(), sets, chains, forget })
 }
 
-fn chains(networks: &[&Network], publishing: Vec<Rule>, publications: &[Publication]) -> Vec<Chain> {
+fn chains(
+    (networks, doors): (&[&Network], &[&Door]),
+    publishing: Vec<Rule>,
+    publications: &[Publication],
+) -> Vec<Chain> {
     let nat = ChainKind::Nat;
     let mut chains = Vec::new();
     let mut chain = |name: &str, kind: ChainKind, (hook, priority): (Hook, i32), rules: Vec<Rule>| {
@@ -60,22 +75,41 @@ fn chains(networks: &[&Network], publishing: Vec<Rule>, publications: &[Publicat
             chains.push(Chain { name: name.into(), kind, hook, priority, rules });
         }
     };
-    let guard = if publications.is_empty() { Vec::new() } else { vec![loopback_guard()] };
+    let bridges = (!networks.is_empty() && !publications.is_empty()).then_some(BRIDGES);
+    let by_doors = doors.iter().any(|door| door.link.is_some()).then_some(DOORS);
+    let guard = bridges.into_iter().chain(by_doors).map(loopback_guard).collect();
     chain("guard", ChainKind::Filter, (Hook::Prerouting, BEFORE_DESTINATION), guard);
     chain("published", nat, (Hook::Prerouting, DESTINATION), publishing.clone());
     let here = publications.iter().any(|entry| !entry.to.is_ipv4()).then(own_loopback6);
     let here = here.into_iter().chain(publishing).collect();
     chain("published_here", nat, (Hook::Output, DESTINATION), here);
-    chain("sources", nat, (Hook::Postrouting, SOURCE), sources(networks, publications));
+    let mut sources = sources(networks, publications);
+    sources.extend(doors.iter().flat_map(|door| sources_of_door(door)));
+    chain("sources", nat, (Hook::Postrouting, SOURCE), sources);
     chain("walls", ChainKind::Filter, (Hook::Forward, FORWARD), walls(networks));
     chains
 }
 
 /// To let the host reach published ports from its own loopback, a bridge has to route 127.0.0.0/8, which would open the
 /// host's loopback to the workloads.
-fn loopback_guard() -> Rule {
+fn loopback_guard(links: &str) -> Rule {
     let loopback = Match::Destination(LOOPBACK4);
-    rule("loopback is the host's own", vec![Match::InLinks(BRIDGES.into()), loopback], Act::Drop)
+    rule("loopback is the host's own", vec![Match::InLinks(links.into()), loopback], Act::Drop)
+}
+
+/// As `sources`, for one workload of a network that is not ours.
+fn sources_of_door(door: &Door) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for address in &door.addresses {
+        let there = || Match::Destination(Prefix::host(address.address()));
+        let matches = vec![Match::Source(address.network()), there(), Match::Translated];
+        rules.push(rule("to itself, by a published port", matches, Act::Masquerade));
+        if address.is_ipv4() {
+            let matches = vec![Match::Source(LOOPBACK4), there()];
+            rules.push(rule("from the host's loopback", matches, Act::Masquerade));
+        }
+    }
+    rules
 }
 
 fn sources(networks: &[&Network], publications: &[Publication]) -> Vec<Rule> {

@@ -178,8 +178,8 @@ fn network() -> Network {
 }
 
 fn workload() -> Workload {
-    let plug = Plug { network: "web".into(), interface: "eth0".into(), addresses: vec![], publish: vec![] };
-    Workload { namespace: NamespaceRef::Process(1), plug: Some(plug), capture: None }
+    let plug = Plug { network: "web".into(), interface: "eth0".into(), ..Plug::default() };
+    Workload { namespace: NamespaceRef::Process(1), plug: Some(plug), capture: None, door: None }
 }
 
 /// The host with its store: everything but netlink.

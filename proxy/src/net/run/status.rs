@@ -44,7 +44,7 @@ pub async fn status(store: &Store) -> Result<Status, NetError> {
     let known = |inside: &&Inside| !gone.contains(&inside.workload);
     let insides =
         record.insides.values().filter(known).map(|inside| (inside.workload.clone(), inside.clone()));
-    let (wanted, seen) = look(&host.kernels, &record, &record, insides.collect()).await?;
+    let (_kernels, wanted, seen) = look(host, &record, &record, insides.collect()).await?;
     let plan = plan::plan(&wanted, &record.made, &seen, Scope::Everything)?;
     let links: BTreeSet<&str> = record.made.iter().filter_map(|made| link_name(&made.item)).collect();
     let strangers = seen.marked_beside(&links);

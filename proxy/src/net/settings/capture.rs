@@ -13,7 +13,11 @@ const SIDECAR_USER: u32 = 1337;
 /// Of each kind: every exception is a rule that new connections pass.
 const EXCEPTIONS_MAX: usize = 64;
 
-pub(super) fn capture(written: written::Capture, at: &FieldPath<'_>, problems: &mut Problems) -> Capture {
+pub(in crate::net) fn capture(
+    written: written::Capture,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> Capture {
     let port = |port: Option<u16>, default: u16| Some(port.unwrap_or(default)).filter(|port| *port != 0);
     let sidecar = written.sidecar.unwrap_or_default();
     let known_otherwise = sidecar.gid.is_some() || sidecar.mark.is_some();

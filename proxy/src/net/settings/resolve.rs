@@ -15,10 +15,10 @@ use crate::net::prefix::Prefix;
 /// Bridges in one host's forwarding rules.
 const NETWORKS_MAX: usize = 64;
 /// A bridge of Linux has this many ports.
-const WORKLOADS_MAX: usize = 1023;
+pub(in crate::net) const WORKLOADS_MAX: usize = 1023;
 /// Of one workload, and of all: they are in one transaction with the kernel.
-const PORTS_MAX: usize = 128;
-const ALL_PORTS_MAX: usize = 1024;
+pub(in crate::net) const PORTS_MAX: usize = 128;
+pub(in crate::net) const ALL_PORTS_MAX: usize = 1024;
 /// With its zero, the kernel's `IFNAMSIZ`.
 const LINK_NAME_CHARACTERS_MAX: usize = 15;
 const ID_CHARACTERS_MAX: usize = 128;
@@ -59,14 +59,14 @@ pub(super) fn resolve(file: written::File, base: &Path, problems: &mut Problems)
             problems.report_with(at, "nothing is to be done for it", "give `network`, `capture` or both");
         }
         let namespace = namespace(workload.namespace, base, at, problems);
-        settings.workloads.insert(id, Workload { namespace, plug, capture });
+        settings.workloads.insert(id, Workload { namespace, plug, capture, door: None });
     }
     check::count(published.len(), ALL_PORTS_MAX, at, problems);
     fixed_apart(&settings, problems);
     settings
 }
 
-fn resolve_network(
+pub(in crate::net) fn resolve_network(
     name: &str,
     network: written::Network,
     at: &FieldPath<'_>,
@@ -199,10 +199,10 @@ fn plug(
         Some(port)
     });
     let publish = ports.collect();
-    Some(Plug { network: name.clone(), interface, addresses, publish })
+    Some(Plug { network: name.clone(), interface, addresses, publish, unrouted: Vec::new() })
 }
 
-fn addresses(
+pub(in crate::net) fn addresses(
     written: &[String],
     network: &Network,
     at: &FieldPath<'_>,
@@ -317,7 +317,7 @@ fn fixed_apart(settings: &Settings, problems: &mut Problems) {
     }
 }
 
-pub(super) fn is_link_name(name: &str) -> bool {
+pub(in crate::net) fn is_link_name(name: &str) -> bool {
     (1..=LINK_NAME_CHARACTERS_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && name.bytes().any(|b| b != b'.')

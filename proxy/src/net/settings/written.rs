@@ -19,18 +19,18 @@ pub(super) struct File {
 /// A bridge on this host, and what its workloads may do.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Network {
+pub(in crate::net) struct Network {
     /// Address ranges: one of IPv4, one of IPv6, or both. The first address of each is the bridge's own.
     #[schemars(required)]
-    pub(super) subnets: Option<Vec<String>>,
+    pub(in crate::net) subnets: Option<Vec<String>>,
     /// The bridge's name, of 15 characters at most. Default: `or-` and the network's name.
-    pub(super) bridge: Option<String>,
+    pub(in crate::net) bridge: Option<String>,
     /// The largest packet, in bytes. Default: that of the link that leads out of this host.
-    pub(super) mtu: Option<u32>,
+    pub(in crate::net) mtu: Option<u32>,
     /// What leaves this host has the host's address. Default: true.
-    pub(super) masquerade: Option<bool>,
+    pub(in crate::net) masquerade: Option<bool>,
     /// Nothing goes to or comes from other networks here, but to published ports. Default: true.
-    pub(super) isolated: Option<bool>,
+    pub(in crate::net) isolated: Option<bool>,
 }
 
 /// A network namespace, put on a network, captured, or both.
@@ -67,7 +67,7 @@ pub(super) struct Namespace {
 /// What is led into the sidecar. TCP only, but for DNS; other UDP passes untouched and is counted.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Capture {
+pub(in crate::net) struct Capture {
     /// The sidecar's port for what the workload sends; 0 leaves it alone. Default: 15001.
     pub(super) outbound: Option<u16>,
     /// The sidecar's port for what comes to the workload; 0 leaves it alone. Default: 15006.
