@@ -16,14 +16,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, Secret};
+use crate::config::{Capture, Config, Secret};
 use crate::control::admin::Listener;
 use crate::control::{Control, Options, StartError};
-use crate::link::{COMMANDS_MAX, REPORTS_MAX};
+use crate::link::{COMMANDS_MAX, Command, REPORTS_MAX};
 use crate::logging::AccessLog;
 use crate::metrics::Metrics;
 use crate::policy::{Engine, EngineError};
 use crate::snapshot::Snapshot;
+use crate::worker::{Door, OwnDials};
 use crate::{names, tcp, worker};
 
 /// Connections that wait to be accepted, per listener; the kernel caps it by `net.core.somaxconn`.
@@ -41,6 +42,8 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     /// Where names are answered.
     pub names: Vec<SocketAddr>,
+    /// Where captured connections arrive.
+    pub captured: Captured,
     pub metrics: Metrics,
     /// Each worker's end: `Ok` when it was drained.
     ended: mpsc::Receiver<Ended>,
@@ -48,6 +51,15 @@ pub struct Running {
     /// The names thread ends when this is gone.
     names_stop: watch::Sender<()>,
     admin_task: JoinHandle<std::convert::Infallible>,
+}
+
+/// Where captured connections arrive, ports filled in.
+#[derive(Debug, Clone, Default)]
+pub struct Captured {
+    /// What the workload sends.
+    pub outbound: Vec<SocketAddr>,
+    /// What comes to the workload.
+    pub inbound: Vec<SocketAddr>,
 }
 
 /// A thread's name, and its end.
@@ -82,31 +94,31 @@ pub async fn start(
     let metrics = Metrics::new()?;
     allow_files(&config);
     let engine = engine(&config, compiler)?;
-    let Ports { outbound: listeners, admin, names: sockets } = Ports::bind(&config).await?;
-    let outbound = addresses(&listeners);
+    let Ports { workers: listeners, admin, names: sockets } = Ports::bind(&config).await?;
+    let outbound = addresses(&listeners, Door::Open);
+    let captured = Captured {
+        outbound: addresses(&listeners, Door::Outbound),
+        inbound: addresses(&listeners, Door::Inbound),
+    };
     let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
     let access = access_log(&config, &metrics)?;
 
     let shared = Arc::new(config.clone());
     let (reports, from_workers) = mpsc::channel(REPORTS_MAX);
     let (ended_sender, ended) = mpsc::channel(config.workers + 1);
-    let mut commands = Vec::with_capacity(config.workers);
     let nothing = Arc::new(Snapshot::empty(Arc::clone(&shared)));
-    for (index, listeners) in listeners.into_iter().enumerate() {
-        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
-        commands.push(sender);
-        let start = worker::Start {
-            index,
-            config: Arc::clone(&shared),
-            listeners,
-            snapshot: Arc::clone(&nothing),
-            commands: receiver,
-            reports: reports.clone(),
-            metrics: metrics.clone(),
-            access: access.as_ref().map(AccessLog::writer),
-        };
-        spawn(format!("worker-{index}"), move || worker::run(start), ended_sender.clone())?;
-    }
+    let start = |index, listeners, own_dials, commands| worker::Start {
+        index,
+        config: Arc::clone(&shared),
+        listeners,
+        own_dials,
+        snapshot: Arc::clone(&nothing),
+        commands,
+        reports: reports.clone(),
+        metrics: metrics.clone(),
+        access: access.as_ref().map(AccessLog::writer),
+    };
+    let commands = start_workers(listeners, start, &ended_sender)?;
 
     let (workers, token): (usize, Option<Secret>) = (config.workers, config.admin.token.clone());
     let options = Options {
@@ -136,12 +148,30 @@ pub async fn start(
         outbound,
         admin: admin_address,
         names: names_at,
+        captured,
         metrics,
         ended,
         workers,
         names_stop,
         admin_task,
     })
+}
+
+/// One thread for each set of listeners, with a queue of commands.
+fn start_workers<L>(
+    listeners: Vec<L>,
+    start: impl Fn(usize, L, Arc<OwnDials>, mpsc::Receiver<Command>) -> worker::Start,
+    ended: &mpsc::Sender<Ended>,
+) -> Result<Vec<mpsc::Sender<Command>>, AppError> {
+    let own_dials = Arc::new(OwnDials::default());
+    let mut commands = Vec::with_capacity(listeners.len());
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        commands.push(sender);
+        let start = start(index, listeners, Arc::clone(&own_dials), receiver);
+        spawn(format!("worker-{index}"), move || worker::run(start), ended.clone())?;
+    }
+    Ok(commands)
 }
 
 fn engine(config: &Config, compiler: Option<PathBuf>) -> Result<Engine, EngineError> {
@@ -161,8 +191,8 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<Option<AccessLog>, A
 
 /// All that is listened on.
 struct Ports {
-    /// By worker.
-    outbound: Vec<Vec<TcpListener>>,
+    /// By worker, each with all addresses.
+    workers: Vec<Vec<(Door, TcpListener)>>,
     admin: Listener,
     names: Option<names::Sockets>,
 }
@@ -170,7 +200,12 @@ struct Ports {
 impl Ports {
     /// First of all: a second instance must fail before it registers, compiles or captures anything.
     async fn bind(config: &Config) -> Result<Self, AppError> {
-        let outbound = bind_all(&config.outbound, config.workers)?;
+        let mut workers: Vec<Vec<(Door, TcpListener)>> = (0..config.workers).map(|_| Vec::new()).collect();
+        bind_all(&mut workers, Door::Open, &config.outbound, false)?;
+        if let Some(Capture { outbound, inbound, .. }) = &config.capture {
+            bind_all(&mut workers, Door::Outbound, &outbound.addresses, outbound.is_default)?;
+            bind_all(&mut workers, Door::Inbound, &inbound.addresses, inbound.is_default)?;
+        }
         let admin = Listener::bind(&config.admin.listen)
             .await
             .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
@@ -179,7 +214,7 @@ impl Ports {
             address: format!("{address} for names"),
             error,
         })?;
-        Ok(Self { outbound, admin, names })
+        Ok(Self { workers, admin, names })
     }
 }
 
@@ -251,29 +286,50 @@ fn allow_files(config: &Config) {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+    let captured = config.capture.iter().flat_map(|capture| [&capture.outbound, &capture.inbound]);
+    let captured = captured.filter(|listen| !listen.addresses.is_empty()).count();
+    let ways_in = captured + usize::from(!config.outbound.is_empty());
     // A client's connection, and one to an endpoint.
-    let wanted = (config.limits.connections_max * config.workers * 2) as u64;
+    let wanted = (config.limits.connections_max * config.workers * ways_in * 2) as u64;
     if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < wanted) {
         tracing::warn!(allowed, wanted, "limits.connections_max needs more open files; raise `ulimit -Hn`");
     }
 }
 
-/// Listeners by worker, each with one per address.
-fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<TcpListener>>, AppError> {
-    let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+/// A listener for each worker at each address. With `spare`, IPv6 is left out on a host without it.
+fn bind_all(
+    workers: &mut [Vec<(Door, TcpListener)>],
+    door: Door,
+    addresses: &[SocketAddr],
+    spare: bool,
+) -> Result<(), AppError> {
+    let shared = workers.len() > 1;
     for address in addresses {
         let failed = |error| AppError::Listen { address: address.to_string(), error };
         // Without the option first: with it, a second process would silently take half of the traffic.
-        drop(bind(*address, false).map_err(failed)?);
+        match bind(*address, false) {
+            Ok(probe) => drop(probe),
+            Err(error) if spare && address.is_ipv6() && is_absent(&error) => {
+                tracing::info!(%address, %error, "captured connections are not taken at this address");
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        }
         let mut address = *address;
-        for listeners in &mut listeners {
-            let listener = bind(address, workers > 1).map_err(failed)?;
+        for listeners in &mut *workers {
+            let listener = bind(address, shared).map_err(failed)?;
             // Port 0 means any port, but the same for all workers.
             address = listener.local_addr().map_err(failed)?;
-            listeners.push(listener);
+            listeners.push((door, listener));
         }
     }
-    Ok(listeners)
+    Ok(())
+}
+
+/// The host has no such address, or nothing of its kind.
+fn is_absent(error: &io::Error) -> bool {
+    let absent = [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT];
+    error.raw_os_error().is_some_and(|code| absent.contains(&code))
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -294,11 +350,10 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn addresses(listeners: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
-    listeners
-        .first()
-        .map(|first| first.iter().filter_map(|l| l.local_addr().ok()).collect())
-        .unwrap_or_default()
+/// Those of one kind; all workers have the same.
+fn addresses(listeners: &[Vec<(Door, TcpListener)>], door: Door) -> Vec<SocketAddr> {
+    let first = listeners.iter().take(1).flatten().filter(|(is, _)| *is == door);
+    first.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
 }
 
 fn hint(error: &io::Error) -> &'static str {

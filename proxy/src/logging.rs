@@ -4,6 +4,7 @@
 //! never time on a worker. The access log is not a `tracing` event: it is formatted once, straight from the record.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +52,8 @@ pub enum LogError {
 pub struct AccessRecord<'a> {
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
+    /// `outbound`, or `inbound` to the workload.
+    pub direction: &'a str,
     pub client: &'a str,
     pub method: &'a str,
     pub authority: &'a str,
@@ -78,6 +81,34 @@ pub struct AccessRecord<'a> {
     /// First 12 digits of the component's digest.
     pub digest: &'a str,
     /// `policy` or `fallback`; empty if nothing was picked.
+    pub pick: &'a str,
+}
+
+/// One captured connection that was relayed or refused, as the access log shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectionRecord<'a> {
+    /// When it came.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: SystemTime,
+    pub direction: &'a str,
+    pub client: &'a str,
+    /// What the client dialled.
+    pub destination: SocketAddr,
+    /// Empty if it went past us, or nowhere.
+    pub service: &'a str,
+    pub pool: &'a str,
+    pub endpoint: &'a str,
+    /// As in `outrigger_tcp_connections_total`.
+    pub outcome: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: &'a str,
+    pub attempts: u32,
+    /// From the client.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub duration_us: u64,
+    pub policy: &'a str,
+    pub digest: &'a str,
     pub pick: &'a str,
 }
 
@@ -117,7 +148,7 @@ impl AccessLog {
 
 impl AccessWriter {
     /// Adds a line; hands over what has gathered if it is enough.
-    pub fn record(&mut self, record: &AccessRecord<'_>) {
+    pub fn record(&mut self, record: &impl Serialize) {
         let start = self.batch.text.len();
         if serde_json::to_writer(&mut self.batch.text, record).is_err() {
             // Writing to memory fails only for a time before 1970, which is written as 0: this is not reached.
@@ -214,6 +245,7 @@ mod tests {
     fn record(path: &str) -> AccessRecord<'_> {
         AccessRecord {
             time: UNIX_EPOCH + Duration::from_micros(1_709_210_096_000_789),
+            direction: "outbound",
             client: "10.0.0.1:5000",
             method: "GET",
             authority: "web",

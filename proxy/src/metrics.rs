@@ -84,6 +84,19 @@ families! {
     bad_requests: IntCounterVec = "outrigger_bad_requests_total", ["reason"],
         "Requests refused because their head or body is malformed or too large.";
 
+    captured: IntCounterVec = "outrigger_captured_connections_total", ["direction", "kind"],
+        "Captured connections, by what they turned out to be: http, tcp, passed, refused.";
+    captured_refused: IntCounterVec = "outrigger_captured_refused_total", ["direction", "reason"],
+        "Captured connections that were reset at once, by why: unknown, unassigned, not-redirected, loop.";
+    tcp_connections: IntCounterVec = "outrigger_tcp_connections_total", ["direction", "service", "outcome"],
+        "Connections that were relayed, by how they ended. Those without a service went past the sidecar.";
+    tcp_duration: HistogramVec = "outrigger_tcp_connection_duration_seconds", ["direction", "service"],
+        "Time from a relayed connection's beginning to its end.", CONNECTION_SECONDS;
+    tcp_received: IntCounterVec = "outrigger_tcp_received_bytes_total", ["direction", "service"],
+        "Bytes received from clients on relayed connections.";
+    tcp_sent: IntCounterVec = "outrigger_tcp_sent_bytes_total", ["direction", "service"],
+        "Bytes sent to clients on relayed connections.";
+
     upstream_connects: IntCounterVec = "outrigger_upstream_connects_total", ["service"],
         "Connections made to endpoints.";
     upstream_connect_failures: IntCounterVec = "outrigger_upstream_connect_failures_total", ["service"],
@@ -195,6 +208,9 @@ families! {
 /// From half a millisecond to half a minute.
 const LATENCY_SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+/// From a question and its answer to a pool's connection that lives for a day.
+const CONNECTION_SECONDS: &[f64] =
+    &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0];
 /// From a tenth of a microsecond to the budget of a call and beyond.
 const CALL_SECONDS: &[f64] =
     &[1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2];

@@ -4,6 +4,7 @@
 //! whole; a request sees one snapshot from head to log line. The only parts that change are the counters in
 //! `EndpointState`, which outlive snapshots and are shared between workers on purpose.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,12 +12,14 @@ use crate::config::{Config, PolicyUse, ServiceSettings};
 
 pub mod addresses;
 pub mod names;
+pub mod owners;
 pub mod route;
 pub mod service;
 pub mod shelf;
 
 pub use addresses::Addresses;
 pub use names::Names;
+pub use owners::Owners;
 pub use route::{Route, RouteTable, RouteTarget, Router};
 pub use service::{Catalogue, Delta, Endpoint, EndpointRecord, EndpointState, EndpointStatus, Records};
 pub use shelf::Shelf;
@@ -38,8 +41,20 @@ pub struct Snapshot {
     pub routes: Arc<RouteTable>,
     /// Virtual addresses of services.
     pub addresses: Addresses,
+    /// Services by the addresses of their endpoints; empty unless connections are captured.
+    pub owners: Owners,
     /// `None`: anything may differ from the version before.
     pub patch: Option<Patch>,
+}
+
+/// What a connection was meant for, by the address that was dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meant<'a> {
+    /// One of these services, in order of name; hardly ever is it more than one.
+    Services(&'a [Arc<str>]),
+    /// A virtual address that no service has, so nobody is there.
+    Nobody,
+    Unknown,
 }
 
 /// What is different when little is: routes, configuration and each pool's policy are those of `base`.
@@ -119,6 +134,7 @@ impl Snapshot {
             services,
             routes,
             addresses: Addresses::default(),
+            owners: Owners::default(),
             patch: None,
         }
     }
@@ -130,6 +146,17 @@ impl Snapshot {
             self.services.get(self.addresses.service_at(address)?)
         };
         self.routes.service_of(authority, &self.services).or_else(at_address)
+    }
+
+    /// Whose address a captured connection was made to.
+    pub fn meant_by(&self, dialled: SocketAddr) -> Meant<'_> {
+        let ip = dialled.ip().to_canonical();
+        match (self.addresses.service_at(ip), self.owners.at(dialled)) {
+            (Some(service), _) => Meant::Services(std::slice::from_ref(service)),
+            (None, services @ [_, ..]) => Meant::Services(services),
+            (None, []) if self.addresses.ranges().is_some_and(|ranges| ranges.hold(ip)) => Meant::Nobody,
+            (None, []) => Meant::Unknown,
+        }
     }
 
     /// Where the pool of this name lies.

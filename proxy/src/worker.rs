@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,9 @@ use crate::head::HeadLimits;
 use crate::link::{Command, Instance, Report};
 use crate::logging::AccessWriter;
 use crate::metrics::Metrics;
-use crate::snapshot::{Endpoint, Snapshot};
+use crate::snapshot::Snapshot;
 use accept::Connections;
+use captured::Captured;
 use generation::Generation;
 use record::ServiceSeries;
 use respond::Reason;
@@ -29,7 +30,9 @@ use target::{Active, Target};
 use upstream::Upstream;
 
 mod accept;
+mod attempt;
 mod body;
+mod captured;
 mod connection;
 mod deadline;
 mod exchange;
@@ -37,6 +40,7 @@ mod generation;
 mod http1;
 mod mirror;
 mod orca;
+mod own_dials;
 mod record;
 mod request;
 mod respond;
@@ -44,6 +48,8 @@ mod route;
 mod socket;
 mod target;
 mod upstream;
+
+pub use own_dials::OwnDials;
 
 /// How often instances that ask for it are ticked and local counters are looked after.
 const TICK: Duration = Duration::from_millis(100);
@@ -61,13 +67,54 @@ pub struct Start {
     pub index: usize,
     pub config: Arc<Config>,
     /// Non-blocking, bound and listening.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Vec<(Door, TcpListener)>,
+    /// Of all workers.
+    pub own_dials: Arc<OwnDials>,
     /// Served until the first `Deliver`: has no services.
     pub snapshot: Arc<Snapshot>,
     pub commands: mpsc::Receiver<Command>,
     pub reports: mpsc::Sender<Report>,
     pub metrics: Metrics,
     pub access: Option<AccessWriter>,
+}
+
+/// How connections come to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// From clients that mean to speak to us.
+    Open,
+    /// From the workload, which meant to speak to somebody else.
+    Outbound,
+    /// From clients of the workload.
+    Inbound,
+}
+
+impl Door {
+    const COUNT: usize = 3;
+
+    fn captured(self) -> Option<Direction> {
+        match self {
+            Self::Open => None,
+            Self::Outbound => Some(Direction::Outbound),
+            Self::Inbound => Some(Direction::Inbound),
+        }
+    }
+}
+
+/// Which way traffic goes, as the workload sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Outbound,
+    Inbound,
+}
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
 }
 
 /// One worker's whole state.
@@ -79,11 +126,13 @@ pub(crate) struct Worker {
     itself: Weak<Self>,
     generation: RefCell<Rc<Generation>>,
     active: Active,
-    upstreams: RefCell<HashMap<std::net::SocketAddr, Rc<Upstream>>>,
+    upstreams: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
     connections: Connections,
     buffers: RefCell<Vec<Vec<u8>>>,
     random: Cell<u64>,
     draining: Cell<bool>,
+    /// If captured connections are taken.
+    captured: Option<Captured>,
     /// Mirrored requests under way.
     copies: Cell<usize>,
     metrics: Metrics,
@@ -102,7 +151,9 @@ pub fn run(start: Start) -> io::Result<()> {
         .event_interval(61)
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async move {
-        let listeners = start.listeners.into_iter().map(|l| Socket::listener(l.into()));
+        let captured = start.config.capture.is_some();
+        let captured = captured.then(|| Captured::new(&start));
+        let listeners = start.listeners.into_iter().map(|(door, l)| Ok((door, Socket::listener(l.into())?)));
         let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
         let limits = &start.config.limits;
         let no_service: Arc<str> = Arc::from("");
@@ -118,8 +169,9 @@ pub fn run(start: Start) -> io::Result<()> {
             buffers: RefCell::default(),
             random: Cell::new(seed(start.index)),
             draining: Cell::new(false),
+            captured,
             copies: Cell::new(0),
-            unrouted: ServiceSeries::new(&start.metrics, &no_service),
+            unrouted: ServiceSeries::new(&start.metrics, Direction::Outbound, &no_service),
             metrics: start.metrics,
             access: start.access.map(RefCell::new),
             no_route: no_service,
@@ -133,7 +185,7 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 impl Worker {
-    async fn serve(self: &Rc<Self>, listeners: Vec<Socket>, mut commands: mpsc::Receiver<Command>) {
+    async fn serve(self: &Rc<Self>, listeners: Vec<(Door, Socket)>, mut commands: mpsc::Receiver<Command>) {
         // Until the first snapshot is in force, connections wait in the kernel: nobody is told that a service does
         // not exist because we have not read of it yet.
         let mut waiting = Some(listeners);
@@ -143,7 +195,8 @@ impl Worker {
         let mut count = 0_u32;
         while !self.draining.get() {
             if self.generation.borrow().snapshot.version > 0 {
-                let accept = |listener| tokio::task::spawn_local(accept::run(Rc::clone(self), listener));
+                let accept =
+                    |(door, listener)| tokio::task::spawn_local(accept::run(Rc::clone(self), listener, door));
                 accepting.extend(waiting.take().into_iter().flatten().map(accept));
             }
             tokio::select! {
@@ -229,6 +282,9 @@ impl Worker {
         self.active.flush(self);
         self.generation().flush();
         self.unrouted.flush();
+        if let Some(captured) = &self.captured {
+            captured.flush();
+        }
         let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
         self.metrics.connections.with_label_values(&[&self.index.to_string()]).set(open);
         if let Some(access) = &self.access {
@@ -250,15 +306,16 @@ impl Worker {
         self.active.touch(target);
     }
 
-    fn upstream(&self, endpoint: &Endpoint) -> Rc<Upstream> {
+    fn upstream(&self, address: SocketAddr) -> Rc<Upstream> {
+        let own_dials = || self.captured.as_ref().map(|captured| Arc::clone(&captured.own_dials));
         let mut upstreams = self.upstreams.borrow_mut();
         let upstream =
-            upstreams.entry(endpoint.address).or_insert_with(|| Rc::new(Upstream::new(endpoint.address)));
+            upstreams.entry(address).or_insert_with(|| Rc::new(Upstream::new(address, own_dials())));
         Rc::clone(upstream)
     }
 
     fn series(&self, service: &Arc<str>) -> Rc<ServiceSeries> {
-        Rc::new(ServiceSeries::new(&self.metrics, service))
+        Rc::new(ServiceSeries::new(&self.metrics, Direction::Outbound, service))
     }
 
     /// 64 random bits (wyrand): for spreading load, not for secrets.

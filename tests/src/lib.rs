@@ -13,6 +13,7 @@
 
 pub mod authority;
 pub mod backend;
+pub mod captured;
 pub mod client;
 pub mod cni;
 pub mod dig;

@@ -24,6 +24,8 @@ pub struct Scene {
     fields: BTreeMap<String, String>,
     services: BTreeMap<String, Vec<String>>,
     environment: Vec<(String, OsString)>,
+    /// Another than ours.
+    user: Option<u32>,
 }
 
 /// A proxy that runs; killed when it is dropped.
@@ -52,6 +54,7 @@ impl Scene {
             fields: BTreeMap::new(),
             services: BTreeMap::new(),
             environment: Vec::new(),
+            user: None,
         };
         scene
             .set("workers", "2")
@@ -70,6 +73,14 @@ impl Scene {
     pub fn with(mut self, environment: &[(String, OsString)]) -> Self {
         self.environment = environment.to_vec();
         self
+    }
+
+    /// The proxy runs as this user, without privileges.
+    pub fn by_user(mut self, user: u32) -> Self {
+        std::os::unix::fs::chown(self.dir.path(), Some(user), Some(user)).unwrap();
+        self.user = Some(user);
+        // Our home is not its own.
+        self.set("state_dir", "state")
     }
 
     /// Sets a top-level field; the value is YAML on one line.
@@ -176,7 +187,16 @@ impl Scene {
     fn spawn(&self, ready: &Path) -> Child {
         let log = File::create(self.path("log")).unwrap();
         let access = File::create(self.path("access")).unwrap();
-        Command::new(program::outrigger())
+        let mut command = match self.user {
+            None => Command::new(program::outrigger()),
+            Some(user) => {
+                let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+                let mut command = Command::new("setpriv");
+                command.args([&user, &group, "--clear-groups"]).arg(program::outrigger());
+                command
+            }
+        };
+        command
             .arg("run")
             .arg(self.path("outrigger.yaml"))
             .arg("--ready-file")

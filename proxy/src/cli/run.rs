@@ -1,5 +1,6 @@
 //! `outrigger run`: the sidecar itself, from start to a drained end.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -118,11 +119,20 @@ async fn either(a: &mut Signal, b: &mut Signal) {
 
 /// Says where requests are taken: in the log, and in the file that scripts wait for, which appears whole.
 fn announce(ready_file: Option<&Path>, running: &Running) -> anyhow::Result<()> {
-    let outbound: Vec<String> = running.outbound.iter().map(ToString::to_string).collect();
+    let text = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (outbound, names) = (text(&running.outbound), text(&running.names));
+    let captured = [&running.captured.outbound, &running.captured.inbound].map(|listen| text(listen));
     let admin = running.admin.map(|a| a.to_string());
-    let names: Vec<String> = running.names.iter().map(ToString::to_string).collect();
-    let (at, admin_at) = (outbound.join(","), admin.as_deref().unwrap_or("unix"));
-    tracing::info!(outbound = at, admin = admin_at, names = names.join(","), "ready");
+    tracing::info!(
+        outbound = outbound.join(","),
+        captured = captured.concat().join(","),
+        admin = admin.as_deref().unwrap_or("unix"),
+        names = names.join(","),
+        "ready"
+    );
     let Some(path) = ready_file else { return Ok(()) };
-    ready::write(path, &serde_json::json!({ "outbound": outbound, "admin": admin, "names": names }))
+    let captured = serde_json::json!({ "outbound": captured[0], "inbound": captured[1] });
+    let ready =
+        serde_json::json!({ "outbound": outbound, "captured": captured, "admin": admin, "names": names });
+    ready::write(path, &ready)
 }

@@ -5,7 +5,6 @@
 //! discards the result.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,8 +15,10 @@ use super::resolved::{
 use super::written;
 
 pub(crate) mod admin;
+mod capture;
 pub(crate) mod check;
 mod dns;
+mod listen;
 mod policy;
 mod registry;
 mod route;
@@ -25,9 +26,8 @@ mod servers;
 mod service;
 pub(crate) mod tls;
 
-use check::{address, range, size, span};
+use check::{range, size, span};
 
-const OUTBOUND_PORT: u16 = 15001;
 const DOMAIN: &str = "mesh.internal";
 const WORKERS_DEFAULT_MAX: usize = 2;
 const SERVICES_MAX: usize = 10_000;
@@ -59,19 +59,21 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
     );
     let routes =
         route::routes(written.routes.unwrap_or_default(), &policies, &root.field("routes"), problems);
-    let outbound = outbound(written.outbound, &root.field("outbound"), problems);
+    let capture = written.capture.map(|capture| capture::resolve(capture, &root.field("capture"), problems));
+    let captured = capture.as_ref().is_some_and(|capture| !capture.outbound.addresses.is_empty());
+    let outbound = listen::outbound(written.outbound, captured, &root.field("outbound"), problems);
     let admin = admin::resolve(written.admin.unwrap_or_default(), base, &root.field("admin"), problems);
-    admin::refuse_shared_port(&admin.listen, &outbound, &root.field("admin"), problems);
     let node = node(written.node.unwrap_or_default(), &root.field("node"), problems);
     let domain = domain(written.domain, &root.field("domain"), problems);
     let state_dir =
         registry::state_dir(written.state_dir.as_deref(), base, &root.field("state_dir"), problems);
     let registry = registry::resolve(written.registry, &node, base, &root.field("registry"), problems);
     policy::refuse_releases_from_files(&policies, &registry.source, policies_at, problems);
-    Config {
+    let config = Config {
         node,
         workers: workers(written.workers, &root.field("workers"), problems),
         outbound,
+        capture,
         admin,
         registry,
         state_dir,
@@ -85,7 +87,9 @@ pub(super) fn resolve(written: written::Config, base: &Path, problems: &mut Prob
         defaults,
         services,
         routes,
-    }
+    };
+    listen::refuse_shared(&config, problems);
+    config
 }
 
 fn node(written: written::Node, at: &FieldPath<'_>, problems: &mut Problems) -> Node {
@@ -98,30 +102,6 @@ fn node(written: written::Node, at: &FieldPath<'_>, problems: &mut Problems) -> 
 fn workers(written: Option<usize>, at: &FieldPath<'_>, problems: &mut Problems) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     range(written, cores.min(WORKERS_DEFAULT_MAX), 1..=256, at, problems)
-}
-
-fn outbound(
-    written: Option<written::OneOrMany>,
-    at: &FieldPath<'_>,
-    problems: &mut Problems,
-) -> Vec<SocketAddr> {
-    let Some(written::OneOrMany(texts)) = written else {
-        return vec![(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into()];
-    };
-    if texts.is_empty() {
-        problems.report(at, "an empty list; at least one address is needed");
-    }
-    let mut addresses = Vec::with_capacity(texts.len());
-    for (index, text) in texts.iter().enumerate() {
-        let at = &at.item(index);
-        let Some(address) = address(text, at, problems) else { continue };
-        // Port 0 is any free port, so it may be given more than once.
-        if address.port() != 0 && addresses.contains(&address) {
-            problems.report(at, format!("{address} is given twice"));
-        }
-        addresses.push(address);
-    }
-    addresses
 }
 
 /// A path that must be given.

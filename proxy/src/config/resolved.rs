@@ -13,9 +13,11 @@ use std::time::Duration;
 use crate::release::Trust;
 use crate::tls;
 
+mod capture;
 mod dns;
 mod registry;
 
+pub use capture::{Capture, Listen, Ports, Unknown};
 pub use dns::{
     Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, Resolver, ResolverVia, Resolvers, ServiceNames,
     VirtualRanges,
@@ -30,8 +32,10 @@ pub struct Config {
     pub node: Node,
     /// Worker threads, 1 to 256.
     pub workers: usize,
-    /// Where the workload's requests arrive.
+    /// Where the workload's requests arrive that are meant for us.
     pub outbound: Vec<SocketAddr>,
+    /// What is led here without the workload's knowledge, if that is taken.
+    pub capture: Option<Capture>,
     pub admin: Admin,
     pub registry: Registry,
     /// The last good catalogue and releases are kept here; `None` keeps none.
@@ -163,7 +167,7 @@ impl ForwardedFields {
 /// Bounds on what a peer can make us hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Client connections per worker; above it, new ones wait in the kernel's queue.
+    /// Client connections per worker and way in; above it, new ones wait in the kernel's queue.
     pub connections_max: usize,
     /// Request or response head, in bytes (431 above it).
     pub head_bytes_max: usize,

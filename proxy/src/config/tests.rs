@@ -43,6 +43,28 @@ fn fills_in_every_default() {
     assert!(config.services.is_empty() && config.routes.is_empty() && config.policies.is_empty());
 }
 
+#[test]
+fn captured_traffic_takes_the_usual_address() {
+    let config = read(&format!("{MINIMAL}capture: {{}}\n"));
+    assert!(config.outbound.is_empty(), "nowhere, unless it is said");
+    let capture = config.capture.unwrap();
+    let text = |listen: &Listen| listen.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(text(&capture.outbound), ["127.0.0.1:15001", "[::1]:15001"]);
+    assert_eq!(text(&capture.inbound), ["0.0.0.0:15006", "[::]:15006"]);
+    assert!(capture.outbound.is_default && capture.inbound.is_default);
+    assert_eq!((capture.unknown, capture.detect), (Unknown::Pass, Duration::from_millis(200)));
+    assert_eq!(capture.idle, Duration::from_secs(3600));
+    let text_of_file = "capture: {outbound: [], inbound: 0.0.0.0:1, unknown: refuse, detect: 1s, idle: 5m, \
+                        opaque_inbound: ['22', 8000-8099]}";
+    let config = read(&format!("{MINIMAL}{text_of_file}\n"));
+    assert_eq!(config.outbound, ["127.0.0.1:15001".parse::<SocketAddr>().unwrap()]);
+    let capture = config.capture.unwrap();
+    assert!(capture.outbound.addresses.is_empty() && !capture.inbound.is_default);
+    assert_eq!((capture.unknown, capture.idle), (Unknown::Refuse, Duration::from_secs(300)));
+    let opaque = [21, 22, 7999, 8000, 8099, 8100].map(|port| capture.opaque_inbound.hold(port));
+    assert_eq!(opaque, [false, true, false, true, true, false]);
+}
+
 const FULL: &str = r#"
 node: {service: web, zone: a}
 workers: 3
@@ -202,17 +224,10 @@ fn differs(line: &str, expected: &str) -> Option<String> {
 #[test]
 fn says_what_is_wrong_with_a_setting() {
     let name_rule = "1 to 63 lower-case letters, digits and hyphens, no hyphen at either end";
-    let form = "an address is IP:port, as in `10.0.0.7:8080` or `[fd00::7]:8080`";
     let mut wrong = Vec::new();
     for (line, error) in [
         ("node: {service: Web}", format!("2:17: node.service: `Web` cannot be a name: {name_rule}")),
         ("workers: 257", "2:10: workers: 257 is out of range: 1 to 256".into()),
-        ("outbound: []", "2:11: outbound: an empty list; at least one address is needed".into()),
-        ("outbound: 15001", "2:11: outbound: expected text or a list of texts, found a number".into()),
-        ("outbound: 0.0.0.0", format!("2:11: outbound: `0.0.0.0` has no port; {form}")),
-        ("outbound: ['[::1]:99999']", format!("2:12: outbound[0]: port 99999 is out of range: 0 to 65535; {form}")),
-        ("outbound: ['[::1]:9', '[::1]:9']", "2:23: outbound[1]: [::1]:9 is given twice".into()),
-        ("outbound: 127.0.0.1:15020", "1:1: admin: 127.0.0.1:15020 is also given for `outbound`".into()),
         ("admin: {listen: 'unix:'}", "2:17: admin.listen: an empty path".into()),
         ("admin: {token: ''}", "2:16: admin.token: the token is empty".into()),
         (
@@ -263,6 +278,55 @@ fn says_what_is_wrong_with_a_setting() {
         ("defaults: {ejection: {panic_threshold: 1.5}}", "2:40: defaults.ejection.panic_threshold: 1.5 is out of range: 0 to 1".into()),
         ("defaults: {ejection: {time: 2m}}", "2:22: defaults.ejection: `time` (120s) is longer than `time_max` (60s)".into()),
         ("services: {a_b: {}}", format!("2:12: services.a_b: `a_b` cannot be a name: {name_rule}")),
+    ] {
+        wrong.extend(differs(line, &error));
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn says_what_is_wrong_with_a_listener() {
+    let form = "an address is IP:port, as in `10.0.0.7:8080` or `[fd00::7]:8080`";
+    let mut wrong = Vec::new();
+    for (line, error) in [
+        ("outbound: []", "2:11: outbound: an empty list; at least one address is needed".to_owned()),
+        ("outbound: 15001", "2:11: outbound: expected text or a list of texts, found a number".into()),
+        ("outbound: 0.0.0.0", format!("2:11: outbound: `0.0.0.0` has no port; {form}")),
+        (
+            "outbound: ['[::1]:99999']",
+            format!("2:12: outbound[0]: port 99999 is out of range: 0 to 65535; {form}"),
+        ),
+        ("outbound: ['[::1]:9', '[::1]:9']", "2:23: outbound[1]: [::1]:9 is given twice".into()),
+        ("outbound: 127.0.0.1:15020", "1:1: admin: 127.0.0.1:15020 is also given for `outbound`".into()),
+        (
+            "capture: {outbound: 127.0.0.1}",
+            format!("2:21: capture.outbound: `127.0.0.1` has no port; {form}"),
+        ),
+        (
+            "capture: {unknown: drop}",
+            "2:20: capture.unknown: unknown value `drop`; known here: `pass`, `refuse`".into(),
+        ),
+        ("capture: {detect: 11s}", "2:19: capture.detect: longer than 10s".into()),
+        (
+            "capture: {opaque_inbound: ['22', 9-1]}",
+            "2:34: capture.opaque_inbound[1]: `9-1` is not a port or a range, as in `8000-8099`".into(),
+        ),
+        (
+            "capture: {outbound: [], inbound: []}",
+            "2:10: capture: nothing is taken: both lists are empty; leave `capture` out".into(),
+        ),
+        (
+            "capture: {inbound: 0.0.0.0:15001}",
+            "2:20: capture.inbound: 0.0.0.0:15001 is also given for `capture.outbound`".into(),
+        ),
+        (
+            "capture: {inbound: 0.0.0.0:15020}",
+            "1:1: admin: 127.0.0.1:15020 is also given for `capture.inbound`".into(),
+        ),
+        (
+            "dns: {listen: 127.0.0.1:15020}",
+            "2:15: dns.listen: 127.0.0.1:15020 is also given for `admin`".into(),
+        ),
     ] {
         wrong.extend(differs(line, &error));
     }

@@ -10,12 +10,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+mod capture;
 mod dns;
 mod forms;
 mod registry;
 mod tls;
 mod units;
 
+pub(crate) use capture::{Capture, Unknown};
 pub(crate) use dns::{
     Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, ServiceNames, VirtualAddresses,
 };
@@ -33,8 +35,12 @@ pub(crate) struct Config {
     pub(crate) node: Option<Node>,
     /// Worker threads, 1 to 256. Default: the number of cores, but at most 2.
     pub(crate) workers: Option<usize>,
-    /// Where the workload's requests arrive: one IP:port or a list. Default: 127.0.0.1:15001.
+    /// Where the workload's requests arrive that are meant for the sidecar: one IP:port or a list. Default:
+    /// 127.0.0.1:15001, or nowhere with `capture.outbound`.
     pub(crate) outbound: Option<OneOrMany>,
+    /// Takes the traffic that a capture table leads here (see `outrigger net`); `{}` takes all of it at the usual ports.
+    /// Default: not taken.
+    pub(crate) capture: Option<Capture>,
     /// The administration interface.
     pub(crate) admin: Option<Admin>,
     /// Where services and their endpoints come from.
@@ -96,7 +102,7 @@ pub(crate) struct Log {
     pub(crate) format: Option<LogFormat>,
     /// Levels, as in `info` or `info,outrigger=debug`. Default: info.
     pub(crate) filter: Option<String>,
-    /// One JSON line per request on standard output. Default: false.
+    /// One JSON line per request, or per connection that is relayed, on standard output. Default: false.
     pub(crate) access: Option<bool>,
 }
 
@@ -126,7 +132,7 @@ pub(crate) enum ForwardedFields {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limits {
-    /// Client connections per worker. Default: 16384.
+    /// Client connections per worker; captured ones are counted apart, by direction. Default: 16384.
     pub(crate) connections_max: Option<usize>,
     /// Size of a request's or response's head. Default: 64KiB.
     pub(crate) head_bytes_max: Option<Size>,

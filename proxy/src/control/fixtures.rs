@@ -16,6 +16,7 @@ pub(crate) fn config() -> Config {
         node: Node::default(),
         workers: 2,
         outbound: Vec::new(),
+        capture: None,
         admin: Admin { listen: AdminListen::Tcp(([127, 0, 0, 1], 0).into()), token: None },
         registry: Registry {
             source: RegistrySource::File("/nowhere".into()),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use crate::config::{Backend, Config, PolicyUse, RouteAction, ServiceSettings};
 use crate::snapshot::{
-    Addresses, Catalogue, Digest, Endpoint, Names, PolicyRef, Pool, Route, RouteTable, RouteTarget, Router,
-    Shelf, Snapshot,
+    Addresses, Catalogue, Digest, Endpoint, Names, Owners, PolicyRef, Pool, Route, RouteTable, RouteTarget,
+    Router, Shelf, Snapshot,
 };
 
 mod members;
+mod owners;
 mod patch;
 
 pub use members::{Members, endpoint_id};
@@ -29,6 +30,8 @@ pub struct World {
     /// Parallel to `Snapshot::parts`.
     parts: Arc<[Part]>,
     usual: Usual,
+    /// Of all that `members` has, those included that no snapshot has been made for yet.
+    owners: Owners,
 }
 
 /// A pool of those endpoints of a service that carry these labels.
@@ -115,9 +118,11 @@ impl World {
             services,
             routes,
             addresses: Addresses::default(),
+            owners: Owners::default(),
             patch: None,
         });
-        Ok(Self { snapshot, members: members.into_iter().collect(), parts: places.into(), usual })
+        let (members, owners) = (members.into_iter().collect(), Owners::default());
+        Ok(Self { snapshot, members, parts: places.into(), usual, owners })
     }
 
     /// With addresses for its services. A snapshot that is in force already keeps those it has.

@@ -130,7 +130,8 @@ impl Reconciler {
         };
         let addresses = &mut self.addresses;
         let world = world
-            .addressed(|snapshot| addresses.follow(snapshot, snapshot.patch.as_ref().map(|_| &self.touched)));
+            .addressed(|snapshot| addresses.follow(snapshot, snapshot.patch.as_ref().map(|_| &self.touched)))
+            .owning(old.as_deref());
         if let Some(old) = old.filter(|old| world.same_as(old)) {
             self.believe(config, tried);
             // Endpoints that no pool has may have changed all the same.

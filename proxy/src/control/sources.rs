@@ -163,7 +163,8 @@ pub(super) fn keep_until_restart(now: &Config, next: &mut Config) -> Vec<&'stati
             next.$field.clone_from(&now.$field);
         )*};
     }
-    keep!(node, workers, outbound, admin, registry, state_dir, log, dns, forwarded, limits, policy_host);
+    keep!(node, workers, outbound, capture, admin, registry, state_dir, log, dns, forwarded, limits);
+    keep!(policy_host);
     waiting
 }
 

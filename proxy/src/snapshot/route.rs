@@ -85,7 +85,11 @@ impl RouteTable {
 
     /// The routes that fit the request, in order. A router that says `next` hands on to the one after it.
     pub fn find<'a>(&'a self, head: &'a RequestHead) -> Candidates<'a> {
-        let host = host_of(head.authority());
+        self.find_as(host_of(head.authority()), head)
+    }
+
+    /// With another host than the one that the request names.
+    fn find_as<'a>(&'a self, host: &'a str, head: &'a RequestHead) -> Candidates<'a> {
         Candidates {
             routes: &self.routes,
             exact: self.by_host.get(host).map_or(&[], Vec::as_slice),
@@ -98,8 +102,19 @@ impl RouteTable {
     /// Index of the first route from `from` on that fits: for callers that cannot keep the head borrowed from one
     /// candidate to the next.
     pub fn find_from(&self, head: &RequestHead, from: usize) -> Option<usize> {
+        self.find_from_as(host_of(head.authority()), head, from)
+    }
+
+    /// The same for a request to this service, by whichever of its names a route knows it.
+    pub fn find_from_for(&self, service: &str, head: &RequestHead, from: usize) -> Option<usize> {
+        let full_name = format!("{service}{}", self.domain_suffix);
+        let found = [service, &full_name].map(|host| self.find_from_as(host, head, from));
+        found.into_iter().flatten().min()
+    }
+
+    fn find_from_as(&self, host: &str, head: &RequestHead, from: usize) -> Option<usize> {
         let from = u32::try_from(from).ok()?;
-        let mut candidates = self.find(head);
+        let mut candidates = self.find_as(host, head);
         candidates.exact = &candidates.exact[candidates.exact.partition_point(|i| *i < from)..];
         candidates.pattern = &candidates.pattern[candidates.pattern.partition_point(|i| *i < from)..];
         candidates.next_indexed().map(|(index, _)| index)

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::socket::Socket;
-use super::{Worker, connection};
+use super::{Door, Worker, captured, connection};
 
 /// After an error that a moment may cure, such as running out of file descriptors.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -19,7 +19,8 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 pub(super) struct Connections {
     seats: RefCell<Vec<Option<Occupant>>>,
     free: RefCell<Vec<usize>>,
-    open: Cell<usize>,
+    /// By door: what comes from outside takes nothing from the workload.
+    open: [Cell<usize>; Door::COUNT],
     left: Notify,
 }
 
@@ -33,24 +34,34 @@ struct Occupant {
 #[derive(Debug)]
 pub(super) struct Seat {
     worker: Rc<Worker>,
+    door: Door,
     index: usize,
     busy: Rc<Cell<bool>>,
 }
 
 /// Accepts until the task is dropped.
-pub(super) async fn run(worker: Rc<Worker>, listener: Socket) {
+pub(super) async fn run(worker: Rc<Worker>, listener: Socket, door: Door) {
+    let open = &worker.connections.open[door as usize];
     loop {
-        let connections = &worker.connections;
-        while connections.open.get() >= worker.config.limits.connections_max {
-            connections.left.notified().await;
+        while open.get() >= worker.config.limits.connections_max {
+            worker.connections.left.notified().await;
         }
         match listener.accept().await {
             Ok((socket, address)) => {
-                let seat = Seat::take(&worker);
+                let seat = Seat::take(&worker, door);
                 let (index, busy) = (seat.index, Rc::clone(&seat.busy));
                 // Boxed: the spawning moves what it is given more than once, and this is 3 KiB.
-                let served = Box::pin(connection::serve(Rc::clone(&worker), socket, address, seat));
-                let task = tokio::task::spawn_local(served);
+                let worker_too = Rc::clone(&worker);
+                let task = match door.captured() {
+                    None => {
+                        let served = connection::serve(worker_too, socket, address, seat);
+                        tokio::task::spawn_local(Box::pin(served))
+                    }
+                    Some(direction) => {
+                        let served = captured::serve(worker_too, (socket, address), direction, seat);
+                        tokio::task::spawn_local(Box::pin(served))
+                    }
+                };
                 if let Some(occupant) = worker.connections.seats.borrow_mut()[index].as_mut()
                     && Rc::ptr_eq(&occupant.busy, &busy)
                 {
@@ -68,7 +79,7 @@ pub(super) async fn run(worker: Rc<Worker>, listener: Socket) {
 
 impl Connections {
     pub(super) fn open(&self) -> usize {
-        self.open.get()
+        self.open.iter().map(Cell::get).sum()
     }
 
     /// Ends connections that wait for a request; the busy ones end with theirs.
@@ -82,14 +93,14 @@ impl Connections {
 
     /// Waits until no connection is open.
     pub(super) async fn all_left(&self) {
-        while self.open.get() > 0 {
+        while self.open() > 0 {
             self.left.notified().await;
         }
     }
 }
 
 impl Seat {
-    fn take(worker: &Rc<Worker>) -> Self {
+    fn take(worker: &Rc<Worker>, door: Door) -> Self {
         let connections = &worker.connections;
         let busy = Rc::new(Cell::new(true));
         let occupant = Some(Occupant { busy: Rc::clone(&busy), task: None });
@@ -104,8 +115,9 @@ impl Seat {
                 seats.len() - 1
             }
         };
-        connections.open.set(connections.open.get() + 1);
-        Self { worker: Rc::clone(worker), index, busy }
+        let open = &connections.open[door as usize];
+        open.set(open.get() + 1);
+        Self { worker: Rc::clone(worker), door, index, busy }
     }
 
     pub(super) fn idle(&self) {
@@ -120,7 +132,8 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let connections = &self.worker.connections;
-        connections.open.set(connections.open.get() - 1);
+        let open = &connections.open[self.door as usize];
+        open.set(open.get() - 1);
         // The seats may be borrowed by whoever ends us; a seat left taken is found out of use by its count.
         if let (Ok(mut seats), Ok(mut free)) =
             (connections.seats.try_borrow_mut(), connections.free.try_borrow_mut())

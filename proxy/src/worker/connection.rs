@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::accept::Seat;
+use super::captured::Destination;
 use super::deadline::{Deadline, at_once};
 use super::http1::Buffer;
 use super::respond::{self, Reason};
@@ -36,6 +37,8 @@ pub(super) struct Client {
     pub(super) response: ResponseHead,
     /// The request's body has not been read to its end.
     pub(super) unread: bool,
+    /// It ends by a reset, without an answer.
+    pub(super) broken: bool,
 }
 
 /// Who the client is.
@@ -44,27 +47,48 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// For the access log; empty if there is none.
     pub(super) text: String,
+    /// Where it meant to go.
+    pub(super) destination: Destination,
 }
 
-/// Serves a connection to its end.
+impl Client {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            buffer: Buffer::default(),
+            out: Vec::new(),
+            response: ResponseHead::default(),
+            unread: false,
+            broken: false,
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(worker: &Worker, address: SocketAddr) -> Self {
+        let text = if worker.access.is_some() { address.to_string() } else { String::new() };
+        Self { address, text, destination: Destination::Authority }
+    }
+}
+
+/// Serves a connection that was made to us knowingly, to its end.
 pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, address: SocketAddr, seat: Seat) {
-    let text = if worker.access.is_some() { address.to_string() } else { String::new() };
-    let peer = Peer { address, text };
-    let mut client = Client {
-        socket,
-        buffer: Buffer::default(),
-        out: Vec::new(),
-        response: ResponseHead::default(),
-        unread: false,
-    };
-    let mut idle_since = Instant::now();
-    let deadline = Deadline::new(idle_since + HEAD_TIMEOUT);
-    let mut facts = Some(Box::<RequestFacts>::default());
+    let peer = Peer::new(&worker, address);
+    let mut client = Client::new(socket);
     // Most clients come with a request in hand.
     equip(&worker, &mut client);
     if !matches!(client.buffer.read_now(&client.socket), Some(Ok(1..))) {
         unequip(&worker, &mut client);
     }
+    converse(&worker, &mut client, &peer, &seat).await;
+    release(&worker, client);
+}
+
+/// Request after request, until one side has had enough.
+pub(super) async fn converse(worker: &Worker, client: &mut Client, peer: &Peer, seat: &Seat) {
+    let mut idle_since = Instant::now();
+    let deadline = Deadline::new(idle_since + HEAD_TIMEOUT);
+    let mut facts = Some(Box::<RequestFacts>::default());
     loop {
         seat.idle();
         if client.buffer.is_empty() {
@@ -74,13 +98,13 @@ pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, address: SocketAdd
             }
         }
         seat.busy();
-        equip(&worker, &mut client);
-        let kept = match head(&worker, &mut client, &mut facts, &peer, &deadline).await {
-            Ok(at) => request::serve(&worker, &mut client, &mut facts, &peer, (at, &deadline)).await,
-            Err(None) => return release(&worker, client),
+        equip(worker, client);
+        let kept = match head(worker, client, &mut facts, peer, &deadline).await {
+            Ok(at) => request::serve(worker, client, &mut facts, peer, (at, &deadline)).await,
+            Err(None) => return,
             Err(Some(reason)) => {
                 client.unread = true;
-                refuse(&worker, &mut client, reason, &deadline).await;
+                refuse(worker, client, reason, &deadline).await;
                 None
             }
         };
@@ -88,15 +112,16 @@ pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, address: SocketAdd
         facts.get_or_insert_default();
         match kept {
             Some(at) if !worker.draining.get() => idle_since = at,
+            _ if client.broken => return client.socket.break_off(),
             _ => {
-                if client.unread || !client.buffer.is_empty() || has_more(&mut client) {
-                    linger(&mut client, &deadline).await;
+                if client.unread || !client.buffer.is_empty() || has_more(client) {
+                    linger(client, &deadline).await;
                 }
-                return release(&worker, client);
+                return;
             }
         }
         if client.buffer.is_empty() {
-            unequip(&worker, &mut client);
+            unequip(worker, client);
         }
     }
 }
@@ -184,7 +209,7 @@ async fn linger(client: &mut Client, deadline: &Deadline) {
 }
 
 /// Buffers for a request, from those the worker has at hand.
-fn equip(worker: &Worker, client: &mut Client) {
+pub(super) fn equip(worker: &Worker, client: &mut Client) {
     if client.buffer.is_empty() {
         client.buffer = Buffer::from_vec(worker.take_buffer());
     }
@@ -193,14 +218,14 @@ fn equip(worker: &Worker, client: &mut Client) {
     }
 }
 
-fn unequip(worker: &Worker, client: &mut Client) {
+pub(super) fn unequip(worker: &Worker, client: &mut Client) {
     worker.keep_buffer(std::mem::take(&mut client.buffer).into_vec());
     let mut out = std::mem::take(&mut client.out);
     out.clear();
     worker.keep_buffer(out);
 }
 
-fn release(worker: &Worker, mut client: Client) {
+pub(super) fn release(worker: &Worker, mut client: Client) {
     client.buffer.clear();
     unequip(worker, &mut client);
 }

@@ -113,7 +113,7 @@ impl Exchange<'_> {
     /// Runs the attempt to its end. `answer` is an empty buffer for what the upstream says.
     pub(super) async fn run(&self, client: &mut Client, upstream: &Socket, answer: &mut Buffer) -> Report {
         let flow = Flow::default();
-        let Client { socket: client, buffer, out, response, unread } = client;
+        let Client { socket: client, buffer, out, response, unread, broken: _ } = client;
         let client = &*client;
         let work = pin!(async {
             let mut body = Body::new(self.head.framing());

@@ -4,10 +4,10 @@
 //! once; every way out goes through `Record::finish`.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 
+use super::attempt::{self, Ending, InFlight};
 use super::connection::{Client, Peer};
 use super::deadline::Deadline;
 use super::exchange::{Cause, End, Exchange, Report};
@@ -16,13 +16,12 @@ use super::http1::Buffer;
 use super::record::{Ended, Record};
 use super::respond::{self, Reason};
 use super::route::{Plan, Routed, decide, hash_of};
+use super::upstream::Connection;
 use super::upstream::balance::{Attempt, NoPick, Picked};
-use super::upstream::{ConnectError, Connection, health};
 use super::{Worker, mirror};
 use crate::clock;
 use crate::head::{Framing, RequestFacts};
-use crate::policy::{Observation, Outcome, RetryVerdict};
-use crate::snapshot::EndpointState;
+use crate::policy::{Outcome, RetryVerdict};
 
 /// A connection that was kept may be found closed; this often it is tried on another without counting an attempt.
 const STALE_MAX: u32 = 2;
@@ -38,7 +37,7 @@ pub(super) async fn serve(
 ) -> Option<Instant> {
     let generation = worker.generation();
     let mut record = Record::begin(worker, started);
-    let routed = decide(worker, &generation, facts, &mut record);
+    let routed = decide(worker, &generation, facts, &peer.destination, &mut record);
     let (ended, keep) = match routed {
         Routed::To(plan) => {
             deadline.set(started + plan.timeout);
@@ -105,7 +104,7 @@ async fn forward(
         if number + 1 >= settings.retry.attempts || deadline.left().is_zero() {
             return refused(worker, client, facts, record, failed).await;
         }
-        plan.target.series.retries.inc();
+        plan.target.series.count(|upstream| &upstream.retries);
         previous = Some(picked.endpoint.id);
         if let Some(facts) = facts {
             facts.tried.push(picked.endpoint.id);
@@ -175,25 +174,12 @@ impl Trial<'_> {
     }
 
     async fn connect(&self, reuse: bool) -> Result<Connection, Reason> {
-        let series = &self.plan.target.series;
+        let target = &self.plan.target;
         if reuse && let Some(connection) = self.picked.upstream.reuse() {
-            series.reused.inc();
+            target.series.count(|upstream| &upstream.reused);
             return Ok(connection);
         }
-        let timeout = self.plan.target.pool.settings.timeouts.connect.min(self.deadline.left());
-        let open_max = self.worker.config.limits.endpoint_connections_max;
-        let (outcome, reason) = match self.picked.upstream.connect(open_max, timeout).await {
-            Ok(connection) => {
-                series.connects.inc();
-                return Ok(connection);
-            }
-            Err(ConnectError::Full) => return Err(Reason::Overloaded),
-            Err(ConnectError::Refused) => (Outcome::Refused, Reason::ConnectFailed),
-            Err(ConnectError::Timeout) => (Outcome::Timeout, Reason::ConnectTimeout),
-        };
-        series.connect_failures.inc();
-        self.settle(outcome, None);
-        Err(reason)
+        attempt::connect(self.worker, target, (self.picked, &self.attempt), self.deadline.left()).await
     }
 
     /// Whether the request may be sent again after an endpoint may have seen it (RFC 9110, 9.2.2).
@@ -257,51 +243,11 @@ impl Trial<'_> {
 
     /// Teaches the endpoint's state and the policy how the attempt ended.
     fn settle(&self, outcome: Outcome, report: Option<&Report>) {
-        let Trial { worker, plan, picked, attempt, .. } = self;
-        let now_ns = report.map_or_else(clock::now_ns, |r| clock::since_origin(r.ended.into_std()));
-        let state = &picked.endpoint.state;
-        let first = report.and_then(|r| r.first_byte).map(|at| clock::since_origin(at.into_std()));
-        let first_byte = first.map(|ns| ns.saturating_sub(attempt.now_ns));
-        let latency = first_byte.map(std::time::Duration::from_nanos);
-        if let Some(load) = report.and_then(|r| r.load) {
-            state.reported.store(load, Relaxed);
-        }
-        if health::settle(
-            state,
-            &plan.target.pool.settings.ejection,
-            outcome,
-            latency,
-            now_ns / 1_000_000 + 1,
-        ) {
-            plan.target.series.ejections.inc();
-            plan.target.balancer.refresh(worker);
-        }
-        let observation = Observation {
-            endpoint: 0,
-            outcome,
-            status: report.map_or(0, |r| r.status),
-            attempt: attempt.number,
-            first_byte: first_byte.unwrap_or(0),
-            total: now_ns.saturating_sub(attempt.now_ns),
-            now: now_ns,
-        };
-        plan.target.balancer.observe(worker, &picked.endpoint, observation);
-    }
-}
-
-/// Counts a request as in flight at its endpoint for as long as it lives.
-struct InFlight<'a>(&'a EndpointState);
-
-impl<'a> InFlight<'a> {
-    fn of(picked: &'a Picked) -> Self {
-        picked.endpoint.state.in_flight.fetch_add(1, Relaxed);
-        Self(&picked.endpoint.state)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        let ending = report.map_or_else(
+            || Ending::now(outcome),
+            |r| Ending { outcome, status: r.status, first_byte: r.first_byte, load: r.load, at: r.ended },
+        );
+        attempt::settle(self.worker, &self.plan.target, (self.picked, &self.attempt), &ending);
     }
 }
 
@@ -342,6 +288,11 @@ async fn refuse(
     record: &mut Record<'_>,
     reason: Reason,
 ) -> bool {
+    if reason == Reason::ConnectFailed && record.is_to_workload() {
+        // What the client would have seen had it dialled the workload itself.
+        client.broken = true;
+        return false;
+    }
     let (to_head, close) = closing(worker, facts);
     if reason == Reason::Body {
         worker.bad_request(reason);

@@ -1,9 +1,15 @@
 //! Where a request goes: routes in order, routers asked, the authority's service last.
+//!
+//! A captured request belongs to the service that was dialled. Its authority counts as long as it contradicts nothing:
+//! where it names another service, or is an address, routes see the dialled service's name in its place.
 
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
+use super::captured::Destination;
 use super::generation::Generation;
 use super::record::Record;
 use super::respond::Reason;
@@ -12,8 +18,8 @@ use crate::clock;
 use crate::config::HashKey;
 use crate::head::RequestFacts;
 use crate::policy::{Decision, Forward, RouteContext, facts};
-use crate::snapshot::RouteTarget;
-use crate::snapshot::route::Router as RouterSpec;
+use crate::snapshot::route::{Router as RouterSpec, host_of};
+use crate::snapshot::{RouteTarget, Snapshot};
 
 /// What was decided.
 #[derive(Debug)]
@@ -43,14 +49,26 @@ pub(super) fn decide(
     worker: &Worker,
     generation: &Generation,
     facts: &mut Option<Box<RequestFacts>>,
+    destination: &Destination,
     record: &mut Record<'_>,
 ) -> Routed {
+    let dialled = match destination {
+        Destination::Authority => None,
+        Destination::Services(services) => dialled(&generation.snapshot, services, facts.as_deref()),
+        Destination::Workload(target) => {
+            record.routed(None, Some(target));
+            return Routed::To(Plan::plain(target));
+        }
+    };
     let table = &generation.snapshot.routes;
     // The candidates borrow the head, which a router needs too: remember how far we are instead.
     let mut from = 0;
     loop {
         let candidate = match facts.as_deref() {
-            Some(f) if !table.routes().is_empty() => table.find_from(&f.head, from),
+            Some(f) if !table.routes().is_empty() => match &dialled {
+                Some(Dialled { service, contradicted: true }) => table.find_from_for(service, &f.head, from),
+                _ => table.find_from(&f.head, from),
+            },
             _ => None,
         };
         let Some((index, route)) = candidate.and_then(|i| Some((i, table.routes().get(i)?))) else { break };
@@ -75,12 +93,40 @@ pub(super) fn decide(
             }
         }
     }
-    let pool = facts.as_deref().and_then(|f| generation.snapshot.service_of(f.head.authority()));
+    let pool = match dialled {
+        Some(Dialled { service, .. }) => generation.snapshot.services.get(service),
+        None => facts.as_deref().and_then(|f| generation.snapshot.service_of(f.head.authority())),
+    };
     let Some(target) = pool.and_then(|index| generation.target(worker, index)) else {
         return Routed::Refused(Reason::NoService);
     };
     record.routed(None, Some(target));
     Routed::To(Plan::plain(target))
+}
+
+/// The service whose address a captured connection was made to.
+#[derive(Debug, Clone, Copy)]
+struct Dialled<'a> {
+    service: &'a str,
+    /// The request's authority names another service, or none.
+    contradicted: bool,
+}
+
+/// Where several services share an address, the authority may choose among them.
+fn dialled<'a>(
+    snapshot: &Snapshot,
+    services: &'a [Arc<str>],
+    facts: Option<&RequestFacts>,
+) -> Option<Dialled<'a>> {
+    let authority = facts.map_or("", |f| f.head.authority());
+    let named = snapshot.service_of(authority);
+    let is_named = |service: &&Arc<str>| named.is_some() && snapshot.services.get(service) == named;
+    let host = host_of(authority);
+    let is_name = !host.is_empty() && host.parse::<IpAddr>().is_err();
+    match services.iter().find(is_named) {
+        Some(service) => Some(Dialled { service, contradicted: !is_name }),
+        None => Some(Dialled { service: services.first()?, contradicted: !is_name || named.is_some() }),
+    }
 }
 
 /// Turns a router's decision into a plan; `None` for `next`.
@@ -137,8 +183,8 @@ pub(super) fn hash_of(worker: &Worker, key: &HashKey, request: Option<&RequestFa
         HashKey::Header(name) => request.head.header(name).map(outrigger_sdk::hash::bytes),
         HashKey::Cookie(name) => facts::cookie(&request.head, name).map(outrigger_sdk::hash::bytes),
         HashKey::SourceAddress => Some(match request.source {
-            std::net::IpAddr::V4(ip) => outrigger_sdk::hash::bytes(&ip.octets()),
-            std::net::IpAddr::V6(ip) => outrigger_sdk::hash::bytes(&ip.octets()),
+            IpAddr::V4(ip) => outrigger_sdk::hash::bytes(&ip.octets()),
+            IpAddr::V6(ip) => outrigger_sdk::hash::bytes(&ip.octets()),
         }),
         HashKey::Path => {
             let path = request.head.path();

@@ -9,15 +9,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, acceptfrom_with, recv, send, shutdown};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::own_dials::OwnDial;
+
 #[derive(Debug)]
 pub(super) struct Socket {
+    /// Of one that we have made, where it might come back to us, until something has come back on it. First, so that it
+    /// goes before the port is free.
+    own: RefCell<Option<OwnDial>>,
     /// Until it is registered.
     fresh: RefCell<Option<OwnedFd>>,
     /// From then on: the poller's way to tell that the socket is ready. Reading and writing are ours.
@@ -34,7 +42,7 @@ impl Socket {
 
     /// `fd` is connected and does not block.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fresh: RefCell::new(Some(fd)), watched: OnceCell::new() }
+        Self { own: RefCell::new(None), fresh: RefCell::new(Some(fd)), watched: OnceCell::new() }
     }
 
     /// A listener takes a connection in.
@@ -45,6 +53,11 @@ impl Socket {
         // A client that has left already has no address.
         let address = address.and_then(|a| SocketAddr::try_from(a).ok());
         Ok((Self::new(fd), address.ok_or(io::ErrorKind::ConnectionAborted)?))
+    }
+
+    /// Connected, and known to the poller already.
+    pub(super) fn connected(stream: TcpStream, own: Option<OwnDial>) -> Self {
+        Self { own: RefCell::new(own), fresh: RefCell::new(None), watched: OnceCell::from(stream) }
     }
 
     /// Whether the poller tells us of what comes.
@@ -71,6 +84,9 @@ impl Socket {
                     // Less than there was room for was all: not ready any more, without another call to learn it.
                     if (1..room).contains(&read) { Err(Errno::WOULDBLOCK.into()) } else { Ok(()) }
                 });
+                if self.own.borrow().is_some() {
+                    self.came_about();
+                }
                 match tried {
                     Err(error) if read == 0 && error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) if read == 0 => return Poll::Ready(Err(error)),
@@ -79,6 +95,11 @@ impl Socket {
             }
         })
         .await
+    }
+
+    /// It has not come back to us.
+    pub(super) fn came_about(&self) {
+        self.own.take();
     }
 
     /// Reads what is there already, without the poller; `None` if nothing is.
@@ -116,6 +137,24 @@ impl Socket {
     /// Ends our side.
     pub(super) fn end(&self) -> io::Result<()> {
         self.on_fd(|fd| shutdown(fd, Shutdown::Write))
+    }
+
+    /// Has the other side see a reset when this is dropped, not an end.
+    pub(super) fn break_off(&self) {
+        // Where it fails, the other side has gone already.
+        let _ = self.on_fd(|fd| set_socket_linger(fd, Some(Duration::ZERO)));
+    }
+
+    /// Our end's address, and the one that the client dialled, where the kernel has translated it.
+    pub(super) fn addresses(&self) -> io::Result<(SocketAddr, Option<SocketAddr>)> {
+        let (local, original) = self.on_fd(|fd| {
+            let socket = SockRef::from(&fd);
+            let local = socket.local_addr();
+            let is_ipv4 = local.as_ref().is_ok_and(|local| local.is_ipv4());
+            Ok((local, if is_ipv4 { socket.original_dst_v4() } else { socket.original_dst_v6() }))
+        })?;
+        let local = local?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok((local, original.ok().and_then(|original| original.as_socket())))
     }
 
     async fn send_all(&self, mut bytes: &[u8], flags: SendFlags) -> io::Result<()> {

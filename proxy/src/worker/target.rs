@@ -18,8 +18,12 @@ pub(super) struct Target {
     pub(super) pool: Arc<Pool>,
     pub(super) balancer: Rc<Balancer>,
     pub(super) series: Rc<ServiceSeries>,
-    /// First digits, for the access log.
+    /// First digits, for the access log; empty without a policy.
     pub(super) digest: String,
+    /// Our own workload, not a service.
+    pub(super) is_workload: bool,
+    /// Connections to an endpoint, of this worker.
+    pub(super) open_max: usize,
     /// What this worker has added to the gauge of open connections.
     open: Cell<i64>,
     /// It is in `Active::targets`.
@@ -63,11 +67,29 @@ impl Target {
             old.retired.set(true);
         }
         let (pool, active, retired) = (Arc::clone(pool), Cell::new(false), Cell::new(false));
-        let target = Rc::new(Self { pool, balancer, series, digest, open, active, retired });
+        let (is_workload, open_max) = (false, worker.config.limits.endpoint_connections_max);
+        let target =
+            Rc::new(Self { pool, balancer, series, digest, is_workload, open_max, open, active, retired });
         if old.is_some() {
             worker.touch(&target);
         }
         target
+    }
+
+    /// The workload itself, at one of its ports.
+    pub(super) fn workload(worker: &Worker, pool: Pool, series: &Rc<ServiceSeries>) -> Rc<Self> {
+        Rc::new(Self {
+            balancer: Balancer::fixed(worker, &pool),
+            pool: Arc::new(pool),
+            series: Rc::clone(series),
+            digest: String::new(),
+            is_workload: true,
+            // As many as may come from clients.
+            open_max: worker.config.limits.connections_max,
+            open: Cell::new(0),
+            active: Cell::new(false),
+            retired: Cell::new(false),
+        })
     }
 
     /// Its service is gone.

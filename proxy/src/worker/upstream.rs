@@ -7,11 +7,16 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, getsockname, ipproto, socket_with};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::own_dials::OwnDials;
 use super::socket::Socket;
 use crate::tcp;
 
@@ -21,6 +26,7 @@ pub(super) mod health;
 #[derive(Debug)]
 pub(super) struct Upstream {
     address: SocketAddr,
+    own_dials: Option<Arc<OwnDials>>,
     idle: RefCell<Vec<Idle>>,
     /// Idle and busy.
     open: Cell<usize>,
@@ -60,8 +66,8 @@ pub(super) enum ConnectError {
 }
 
 impl Upstream {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: RefCell::new(Vec::new()), open: Cell::new(0) }
+    pub(super) fn new(address: SocketAddr, own_dials: Option<Arc<OwnDials>>) -> Self {
+        Self { address, own_dials, idle: RefCell::new(Vec::new()), open: Cell::new(0) }
     }
 
     pub(super) fn open(&self) -> usize {
@@ -90,7 +96,7 @@ impl Upstream {
         }
         self.open.set(self.open.get() + 1);
         let lease = Lease(Rc::clone(self));
-        match tokio::time::timeout(timeout, dial(self.address)).await {
+        match tokio::time::timeout(timeout, dial(self.address, self.own_dials.as_ref())).await {
             Ok(Ok(stream)) => Ok(Connection { stream, reused: false, lease }),
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(ConnectError::Timeout),
             Ok(Err(_)) => Err(ConnectError::Refused),
@@ -113,6 +119,7 @@ impl Connection {
         let upstream = Rc::clone(&self.lease.0);
         let mut idle = upstream.idle.borrow_mut();
         if idle.len() < idle_max {
+            self.stream.came_about();
             // The lease goes, the connection stays: count it anew.
             upstream.open.set(upstream.open.get() + 1);
             idle.push(Idle { stream: self.stream, since });
@@ -120,10 +127,26 @@ impl Connection {
     }
 }
 
-async fn dial(address: SocketAddr) -> io::Result<Socket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+/// A connection of our own; where what we send may be led back to us, it is noted before anybody can accept it.
+pub(super) async fn dial(address: SocketAddr, own_dials: Option<&Arc<OwnDials>>) -> io::Result<Socket> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     // Without it small writes wait for acknowledgements; a failure costs latency, not correctness.
-    let _ = socket.set_nodelay(true);
+    let _ = set_tcp_nodelay(&socket, true);
     tcp::spare_loopback((&socket).into(), address.ip());
-    Ok(Socket::new(socket.connect(address).await?.into_std()?.into()))
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let noted = own_dials.and_then(|dials| {
+        let from = SocketAddr::try_from(getsockname(&socket).ok()?).ok()?;
+        Some(dials.note(from, address))
+    });
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(Socket::connected(stream, noted)),
+    }
 }

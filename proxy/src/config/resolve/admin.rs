@@ -1,7 +1,7 @@
 //! The administration interface: where it listens and what it asks for.
 
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::super::diagnostic::{FieldPath, Problems};
@@ -39,21 +39,6 @@ pub(super) fn resolve(
         }
     };
     Admin { listen, token }
-}
-
-/// The two would take each other's connections.
-pub(super) fn refuse_shared_port(
-    admin: &AdminListen,
-    outbound: &[SocketAddr],
-    at: &FieldPath<'_>,
-    problems: &mut Problems,
-) {
-    if let AdminListen::Tcp(address) = admin
-        && address.port() != 0
-        && outbound.contains(address)
-    {
-        problems.report(at, format!("{address} is also given for `outbound`"));
-    }
 }
 
 fn listen(written: Option<&str>, base: &Path, at: &FieldPath<'_>, problems: &mut Problems) -> AdminListen {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{
-    Admin, AdminListen, Backend, Config, Ejection, ForwardedFields, HashKey, Limits, Log, LogFormat,
-    NamedPolicy, Node, PolicyHost, PolicyOrigin, PolicyUse, Release, Retry, Route, RouteAction, RouteMatch,
-    ServiceSettings, Timeouts,
+    Admin, AdminListen, Backend, Capture, Config, Ejection, ForwardedFields, HashKey, Limits, Listen, Log,
+    LogFormat, NamedPolicy, Node, PolicyHost, PolicyOrigin, PolicyUse, Ports, Release, Retry, Route,
+    RouteAction, RouteMatch, ServiceSettings, Timeouts, Unknown,
 };
 use crate::release::{PublicKey, Trust};
 
@@ -21,6 +21,7 @@ pub(super) fn view(config: &Config) -> Value {
         node: Node { service, zone },
         workers,
         outbound,
+        capture,
         admin,
         registry,
         state_dir,
@@ -55,6 +56,7 @@ pub(super) fn view(config: &Config) -> Value {
         "node": { "service": service, "zone": zone },
         "workers": workers,
         "outbound": outbound,
+        "capture": capture.as_ref().map(capture_view),
         "admin": admin_view(admin),
         "registry": registry::view(registry),
         "state_dir": state_dir.as_ref().map(|dir| dir.display().to_string()),
@@ -68,6 +70,25 @@ pub(super) fn view(config: &Config) -> Value {
         "defaults": settings_view(defaults),
         "services": services,
         "routes": routes.iter().map(route_view).collect::<Vec<_>>(),
+    })
+}
+
+fn capture_view(capture: &Capture) -> Value {
+    let Capture { outbound, inbound, unknown, detect, idle, opaque_outbound, opaque_inbound } = capture;
+    let listen_view = |Listen { addresses, is_default: _ }: &Listen| json!(addresses);
+    let ports_view = |Ports(ranges): &Ports| json!(ranges);
+    let unknown = match unknown {
+        Unknown::Pass => "pass",
+        Unknown::Refuse => "refuse",
+    };
+    json!({
+        "outbound": listen_view(outbound),
+        "inbound": listen_view(inbound),
+        "unknown": unknown,
+        "detect_ms": ms(*detect),
+        "idle_ms": ms(*idle),
+        "opaque_outbound": ports_view(opaque_outbound),
+        "opaque_inbound": ports_view(opaque_inbound),
     })
 }
 

@@ -114,9 +114,9 @@ impl Edit<'_> {
             .map(|(at, (pool, _))| (at, pool))
             .filter(|(at, p)| is_other(*at, p))
             .collect();
-        let (parts, usual) = (Arc::clone(&world.parts), world.usual.clone());
+        let (parts, usual, owners) = (Arc::clone(&world.parts), world.usual.clone(), world.owners.clone());
         if others.is_empty() && len == old.pools.len() {
-            return World { snapshot: Arc::clone(old), members, parts, usual };
+            return World { snapshot: Arc::clone(old), members, parts, usual, owners };
         }
         let named = others
             .iter()
@@ -137,8 +137,9 @@ impl Edit<'_> {
             services,
             routes: Arc::clone(&old.routes),
             addresses: old.addresses.clone(),
+            owners: old.owners.clone(),
             patch: Some(Patch { base: old.version, pools, gone: self.gone }),
         });
-        World { snapshot, members, parts, usual }
+        World { snapshot, members, parts, usual, owners }
     }
 }

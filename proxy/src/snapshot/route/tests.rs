@@ -146,3 +146,27 @@ fn the_index_finds_what_a_scan_finds() {
         }
     }
 }
+
+/// A captured request to a service is known to routes by either of its names, in order.
+#[test]
+fn a_service_s_own_names_find_its_routes() {
+    let table = table(vec![
+        route("other", &["other"], None, &[]),
+        route("full", &["web.mesh.internal"], Some("/full"), &[]),
+        route("short", &["web"], None, &[]),
+        route("wild", &["*.mesh.internal"], None, &["POST"]),
+        route("any", &[], None, &[]),
+    ]);
+    let all = |service: &str, method: &str, path: &str| {
+        let (head, mut from, mut found) = (head(method, "10.0.0.1", path), 0, Vec::new());
+        while let Some(index) = table.find_from_for(service, &head, from) {
+            found.push(&*table.routes()[index].name);
+            from = index + 1;
+        }
+        found.join(" ")
+    };
+    assert_eq!(all("web", "GET", "/full"), "full short any");
+    assert_eq!(all("web", "POST", "/"), "short wild any");
+    assert_eq!(all("api", "GET", "/"), "any");
+    assert_eq!(all("other", "GET", "/"), "other any");
+}

@@ -19,6 +19,11 @@ impl Buffer {
         self.start == self.bytes.len()
     }
 
+    /// Whether there is no room left without an allocation.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() == self.bytes.capacity()
+    }
+
     pub(crate) fn consume(&mut self, count: usize) {
         self.start += count;
         debug_assert!(self.start <= self.bytes.len());

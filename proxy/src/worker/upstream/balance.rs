@@ -16,13 +16,17 @@ use crate::policy::{BalancerInstance, Choice, Failure, Observation, PickContext}
 use crate::snapshot::{Endpoint, PolicyRef, Pool};
 use crate::worker::Worker;
 use crate::worker::record::{Fallback, PolicySeries};
+use native::{ejected, native, unfit};
+
+mod native;
 
 #[derive(Debug)]
 pub(in crate::worker) struct Balancer {
     pub(in crate::worker) policy: PolicyRef,
     slot: Slot,
     panic_threshold: f64,
-    series: PolicySeries,
+    /// `None` if no policy has anything to say.
+    series: Option<PolicySeries>,
     inner: RefCell<Inner>,
     /// The worker has it among those with an instance.
     listed: Cell<bool>,
@@ -59,7 +63,8 @@ enum Absent {
 pub(in crate::worker) struct Picked {
     pub(in crate::worker) endpoint: Arc<Endpoint>,
     pub(in crate::worker) upstream: Rc<Upstream>,
-    pub(in crate::worker) by_policy: bool,
+    /// Whether the policy chose or the native balancer in its place; `None` if there was nothing to choose.
+    pub(in crate::worker) by_policy: Option<bool>,
 }
 
 /// Why there is none.
@@ -86,15 +91,31 @@ impl Balancer {
         pool: &Pool,
         instance: Option<Box<BalancerInstance>>,
     ) -> Rc<Self> {
+        let absent = if instance.is_some() { Absent::Out } else { Absent::Cold };
+        let series = PolicySeries::new(&worker.metrics, &pool.balancer, "pick");
+        Self::with(worker, pool, (instance, absent), Some(series))
+    }
+
+    /// For a pool of one endpoint, without a policy.
+    pub(in crate::worker) fn fixed(worker: &Worker, pool: &Pool) -> Rc<Self> {
+        Self::with(worker, pool, (None, Absent::Out), None)
+    }
+
+    fn with(
+        worker: &Worker,
+        pool: &Pool,
+        (instance, absent): (Option<Box<BalancerInstance>>, Absent),
+        series: Option<PolicySeries>,
+    ) -> Rc<Self> {
         let has_instance = instance.is_some();
         let balancer = Rc::new(Self {
             policy: pool.balancer.clone(),
             slot: Slot::Balancer(Arc::clone(&pool.name)),
             panic_threshold: pool.settings.ejection.panic_threshold,
-            series: PolicySeries::new(&worker.metrics, &pool.balancer, "pick"),
+            series,
             inner: RefCell::new(Inner {
                 instance,
-                absent: if has_instance { Absent::Out } else { Absent::Cold },
+                absent,
                 all: Arc::clone(&pool.endpoints),
                 usable: Arc::from([]),
                 upstreams: Vec::new(),
@@ -167,7 +188,9 @@ impl Balancer {
     }
 
     pub(in crate::worker) fn flush(&self) {
-        self.series.flush();
+        if let Some(series) = &self.series {
+            series.flush();
+        }
     }
 
     /// Chooses for one attempt. The request is lent to the policy for the length of the call.
@@ -188,18 +211,19 @@ impl Balancer {
         let tried = facts.as_ref().map_or(&[][..], |f| &f.tried);
         let index = match chosen {
             Ok(index) => match unfit(&inner.usable, index, tried, now_ms) {
-                None => return inner.picked(index, true).ok_or(NoPick::NoEndpoint),
+                None => return inner.picked(index, Some(true)).ok_or(NoPick::NoEndpoint),
                 Some(why) => {
-                    self.series.fallback(why);
+                    self.fallback(why);
                     native(&inner.usable, tried, worker, now_ms)
                 }
             },
             Err(why) => {
-                self.series.fallback(why);
+                self.fallback(why);
                 native(&inner.usable, tried, worker, now_ms)
             }
         };
-        let picked = index.and_then(|index| inner.picked(index, false)).ok_or(NoPick::NoEndpoint);
+        let by_policy = self.series.as_ref().map(|_| false);
+        let picked = index.and_then(|index| inner.picked(index, by_policy)).ok_or(NoPick::NoEndpoint);
         let stale = inner.usable.iter().any(|e| ejected(e, now_ms));
         drop(inner);
         if stale {
@@ -232,9 +256,11 @@ impl Balancer {
             attempt: attempt.number,
             previous,
         };
-        let sample = self.series.sample();
+        let sample = self.series.as_ref().and_then(PolicySeries::sample);
         let (returned, choice) = instance.pick(lent, context);
-        self.series.called(sample);
+        if let Some(series) = &self.series {
+            series.called(sample);
+        }
         *facts = Some(returned);
         match choice {
             Ok(Choice::Endpoint(index)) => Ok(Ok(index as usize)),
@@ -246,6 +272,12 @@ impl Balancer {
                 self.failed(worker, failed, failure);
                 Ok(Err(Fallback::Failed))
             }
+        }
+    }
+
+    fn fallback(&self, why: Fallback) {
+        if let Some(series) = &self.series {
+            series.fallback(why);
         }
     }
 
@@ -305,7 +337,7 @@ impl Balancer {
             inner.all.iter().filter(|e| !ejected(e, now_ms)).cloned().collect()
         };
         if !same(&usable, &inner.usable) {
-            inner.upstreams = usable.iter().map(|e| worker.upstream(e)).collect();
+            inner.upstreams = usable.iter().map(|e| worker.upstream(e.address)).collect();
             inner.usable = usable;
         }
         let usable = Arc::clone(&inner.usable);
@@ -352,41 +384,13 @@ impl Inner {
         self.instance.replace(instance)
     }
 
-    fn picked(&self, index: usize, by_policy: bool) -> Option<Picked> {
+    fn picked(&self, index: usize, by_policy: Option<bool>) -> Option<Picked> {
         Some(Picked {
             endpoint: Arc::clone(self.usable.get(index)?),
             upstream: Rc::clone(self.upstreams.get(index)?),
             by_policy,
         })
     }
-}
-
-/// Why the policy's choice cannot stand, if it cannot: it was tried already while others were not, or it has just
-/// been ejected while others are not.
-fn unfit(usable: &[Arc<Endpoint>], index: usize, tried: &[u64], now_ms: u64) -> Option<Fallback> {
-    let chosen = usable.get(index)?;
-    if !tried.is_empty() && tried.contains(&chosen.id) && usable.iter().any(|e| !tried.contains(&e.id)) {
-        return Some(Fallback::Tried);
-    }
-    (ejected(chosen, now_ms) && usable.iter().any(|e| !ejected(e, now_ms))).then_some(Fallback::Ejected)
-}
-
-/// The native balancer: the less loaded of two at random, among those neither tried nor ejected while there are any.
-fn native(usable: &[Arc<Endpoint>], tried: &[u64], worker: &Worker, now_ms: u64) -> Option<usize> {
-    let draw = || ((u128::from(worker.random()) * usable.len() as u128) >> 64) as usize;
-    let fits =
-        |index: &usize| usable.get(*index).is_some_and(|e| !tried.contains(&e.id) && !ejected(e, now_ms));
-    // From a random place on, so that the first one found is not always the same.
-    let from = |start: usize| (start..usable.len()).chain(0..start);
-    let a = from(draw()).find(fits).or_else(|| from(draw()).find(|i| !tried.contains(&usable[*i].id)));
-    let a = a.or_else(|| (!usable.is_empty()).then(draw))?;
-    let b = from(draw()).find(fits).unwrap_or(a);
-    let load = |i: usize| usable[i].state.in_flight.load(Relaxed);
-    Some(if load(b) < load(a) { b } else { a })
-}
-
-fn ejected(endpoint: &Endpoint, now_ms: u64) -> bool {
-    endpoint.state.ejected_until_ms.load(Relaxed) > now_ms
 }
 
 /// Whether two lists hold the same endpoints, by pointer.
