@@ -312,8 +312,17 @@ impl Proxy {
 
     /// Resident memory, in KiB.
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// Without pages of the program's file, of which the page cache maps more or fewer as they lie there.
+    pub fn anonymous_kib(&self) -> u64 {
+        self.memory_kib("RssAnon:")
+    }
+
+    fn memory_kib(&self, field: &str) -> u64 {
         let status = read(Path::new(&format!("/proc/{}/status", self.id())));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect(field);
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
 

@@ -7,8 +7,9 @@ use outrigger_tests::load::Load;
 use outrigger_tests::proxy::Scene;
 use outrigger_tests::wait;
 
-/// With one policy, after a start with compiled policies at hand.
-const IDLE_MAX_KIB: u64 = 20 * 1024;
+/// Of its own, with one policy, after a start with compiled policies at hand. The pages of the program that are mapped
+/// beside it, 13 to 18 MiB for one and the same, are the page cache's business.
+const IDLE_MAX_KIB: u64 = 6 * 1024;
 
 #[test]
 fn an_idle_sidecar_is_small_and_starts_quickly() {
@@ -18,8 +19,11 @@ fn an_idle_sidecar_is_small_and_starts_quickly() {
     let proxy = scene.start_again();
     let started = begun.elapsed();
     assert_eq!(proxy.get("web", "/").status, 200);
-    let idle_kib = wait::until_settled("memory to settle", || proxy.resident_kib());
-    println!("start to ready with a warm cache: {started:?}; idle: {idle_kib} KiB");
+    let idle_kib = wait::until_settled("memory to settle", || proxy.anonymous_kib());
+    let with_file = proxy.resident_kib();
+    println!(
+        "start to ready with a warm cache: {started:?}; idle: {idle_kib} KiB, {with_file} with the program's file"
+    );
     assert!(idle_kib < IDLE_MAX_KIB, "{idle_kib} KiB");
     assert!(started.as_secs() < 5, "a start takes {started:?}");
 }
