@@ -36,11 +36,12 @@ start
 proxies="$proxies $proxy"
 admins="$admins $admin"
 
-# Requests to both without pause, until $work/enough is there; failures are counted.
+# Requests to both without pause, until $work/enough is there; answers are kept for each, and failures counted.
+for proxy in $proxies; do : > "$work/load-$proxy"; done
 (
     failures=0
     while [ ! -e "$work/enough" ]; do
-        for proxy in $proxies; do get > /dev/null 2>> "$work/load.log" || failures=$((failures + 1)); done
+        for proxy in $proxies; do get >> "$work/load-$proxy" 2>> "$work/load.log" || failures=$((failures + 1)); done
     done
     echo "$failures" > "$work/failures"
 ) &
@@ -53,9 +54,15 @@ runs() {
         ask /policies/mine | grep -q "\"version\": $1\b" || return 1
     done
 }
-# The load takes turns, too, so shares are bounded, not exact: of 40, round robin gives `small` about 20, weighted 4.
-small_share() { count 40 | tr ' ' '\n' | awk -F= '$1 == "small" { n = $2 } END { print n + 0 }'; }
-is_round_robin() { for proxy in $proxies; do n=$(small_share); say "small has $n of 40"; [ "$n" -ge 10 ] || fail "not round robin"; done; }
+# Shares are of the load's own next answers: a second client could take every other turn, and would see one endpoint.
+answered() { wc -l < "$work/load-$proxy"; }
+small_share() {
+    seen=$(answered)
+    forty_more() { [ "$(answered)" -ge $((seen + 40)) ]; }
+    wait_for "40 answers" forty_more
+    tail -n +$((seen + 1)) "$work/load-$proxy" | head -n 40 | grep -c '^small$' || true
+}
+is_round_robin() { for proxy in $proxies; do n=$(small_share); say "small has $n of 40"; [ "$n" -ge 15 ] || fail "not round robin"; done; }
 is_weighted() { for proxy in $proxies; do n=$(small_share); say "small has $n of 40"; [ "$n" -le 9 ] || fail "not weighted"; done; }
 
 wait_for "version 1 in both" runs 1
