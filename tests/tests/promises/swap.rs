@@ -33,21 +33,20 @@ fn ten_thousand_swaps_lose_no_request_and_no_memory() {
         let answer = proxy.put_policy("mine", &components[number as usize % 2]);
         assert_eq!(answer.status, 200, "swap {number}: {}", answer.text());
         if number == SWAPS_TO_SETTLE {
-            settled_kib = proxy.resident_kib();
+            settled_kib = proxy.anonymous_kib();
         }
     }
-    let end_kib = proxy.resident_kib();
     let tally = load.stop();
     tally.assert_clean();
+    // The allocator gives back what has been free for a second; what is lost never comes back.
+    let within = || proxy.anonymous_kib() < settled_kib + GROWTH_MAX_KIB;
+    wait::until_true("memory to be what it was after the first swaps", within);
+    let end_kib = proxy.anonymous_kib();
     assert!(tally.of("a") > 0 && tally.of("b") > 0, "both policies have served: {tally:?}");
     let metrics = proxy.metrics();
     let swaps = metrics.sum("outrigger_policy_swaps_total", &[("policy", "mine")]) - before;
     assert_eq!(swaps, f64::from(SWAPS));
     assert_eq!(metrics.sum("outrigger_policy_failures_total", &[]), 0.0);
-    assert!(
-        end_kib < settled_kib + GROWTH_MAX_KIB,
-        "memory grew from {settled_kib} KiB after {SWAPS_TO_SETTLE} swaps to {end_kib} KiB after {SWAPS}"
-    );
     println!("{} requests over {SWAPS} swaps; {settled_kib} KiB, then {end_kib} KiB", tally.good());
 }
 
