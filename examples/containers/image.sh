@@ -3,7 +3,7 @@
 # Usage: image.sh PROGRAM FOLDER
 # A program for x86_64-unknown-linux-musl needs nothing beside it; of another, the libraries come along.
 set -eu
-[ $# -eq 2 ] || { sed -n 's/^# //p' "$0" >&2; exit 2; }
+[ $# -eq 2 ] || { sed -n '2,/^set/s/^# //p' "$0" >&2; exit 2; }
 program=$1 folder=$2
 mkdir -p "$folder/rootfs"
 cp "$(dirname "$0")/Containerfile" "$folder/"

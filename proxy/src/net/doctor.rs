@@ -8,8 +8,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use serde::Serialize;
 
-use super::firewall::TABLE;
-use super::firewall::kernel::Netfilter;
 use super::settings::Settings;
 
 mod others;
@@ -196,11 +194,6 @@ fn ports() -> Option<Finding> {
             "that may be a sidecar at work; give another one other ports",
         )
     })
-}
-
-/// A socket to the host's own nftables.
-fn netfilter() -> std::io::Result<Netfilter> {
-    Netfilter::open()
 }
 
 #[cfg(test)]

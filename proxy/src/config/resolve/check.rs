@@ -64,6 +64,16 @@ pub(crate) fn count(entries: usize, max: usize, at: &FieldPath<'_>, problems: &m
     }
 }
 
+/// First and last of `80` or `8000-8099`.
+pub(crate) fn ports(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = first.parse().ok().zip(last.parse().ok()).filter(|(first, last)| first <= last);
+    if range.is_none() {
+        problems.report(at, format!("`{text}` is not a port or a range, as in `8000-8099`"));
+    }
+    range
+}
+
 /// IP address and port.
 pub(crate) fn address(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<SocketAddr> {
     let address = text.parse().ok();

@@ -1,14 +1,15 @@
 //! Tables of others that decide about our packets, too.
 
-use super::{Finding, TABLE, netfilter};
-use crate::net::firewall::kernel::OtherChain;
+use super::Finding;
+use crate::net::firewall::TABLE;
+use crate::net::firewall::kernel::{Netfilter, OtherChain};
 
 const ABOUT: &str = "other tables";
 /// Where ours leads a workload's traffic into the sidecar.
 const CAPTURE_PRIORITY: i32 = -110;
 
 pub(super) fn look() -> Finding {
-    match netfilter().and_then(|netfilter| netfilter.chains_of_others()) {
+    match Netfilter::open().and_then(|netfilter| netfilter.chains_of_others()) {
         Ok(chains) => judge(&chains),
         Err(error) => Finding::warning(ABOUT, format!("they cannot be read: {error}"), "run this as root"),
     }

@@ -63,15 +63,7 @@ pub(in crate::net) fn capture(
 fn ports(written: Option<Vec<String>>, at: &FieldPath<'_>, problems: &mut Problems) -> Vec<(u16, u16)> {
     let at = &at.field("ports");
     let written = bounded(written, at, problems);
-    let parse = |(index, text): (usize, String)| {
-        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
-        let range = first.parse().ok().zip(last.parse().ok()).filter(|(first, last)| first <= last);
-        if range.is_none() {
-            let message = format!("`{text}` is not a port or a range, as in `8000-8099`");
-            problems.report(&at.item(index), message);
-        }
-        range
-    };
+    let parse = |(index, text): (usize, String)| check::ports(&text, &at.item(index), problems);
     written.into_iter().enumerate().filter_map(parse).collect()
 }
 
