@@ -1,13 +1,16 @@
 //! Outrigger: a sidecar proxy whose balancing and routing policies are WebAssembly components.
 
 pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
 #[cfg(test)]
 mod docs;
+pub mod etcd;
 pub mod head;
+pub mod http_client;
 pub mod link;
 pub mod logging;
 pub mod metrics;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::registry::backoff::Backoff;
-use super::registry::http::Error;
+use crate::backoff::Backoff;
 use crate::config::{Config, Register, RegistrySource};
+use crate::http_client::Error;
 use crate::metrics::Metrics;
 use entry::{Entry, State};
 

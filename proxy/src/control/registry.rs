@@ -11,12 +11,10 @@ use crate::config::{Registry, RegistrySource};
 use crate::metrics::Metrics;
 use crate::snapshot::Delta;
 
-pub mod backoff;
 pub mod consul;
 pub mod etcd;
 pub mod file;
 pub mod guard;
-pub mod http;
 pub mod instance;
 pub mod kv;
 pub mod saved;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::registry::backoff::Backoff;
-use super::registry::http::Error;
 use super::registry::kv::Kv;
+use crate::backoff::Backoff;
 use crate::config::{Config, Release};
+use crate::http_client::Error;
 use crate::release::{Current, Layout, Manifest, PART_BYTES_MAX, Unfit};
 
 pub mod follow;

@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::cli::admin::block_on;
 use crate::config::{self, Diagnostic, RegistrySource};
-use crate::control::registry::http::Error;
 use crate::control::registry::kv::Kv;
+use crate::http_client::Error;
 use crate::release::{Layout, Manifest, WORDS_BYTES_MAX, shortened};
 
 /// Attempts in all, each with the next server.

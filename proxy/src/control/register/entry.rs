@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::config::{self, Register};
 use crate::control::registry::consul;
-use crate::control::registry::etcd::gateway::Gateway;
-use crate::control::registry::http::{Client, Error};
 use crate::control::registry::instance::Written;
+use crate::etcd::Gateway;
+use crate::http_client::{Client, Error};
 
 /// What the entry says beyond what is configured.
 #[derive(Debug, Clone, PartialEq)]

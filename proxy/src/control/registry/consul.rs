@@ -16,10 +16,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::News;
-use super::backoff::Backoff;
-use super::http::{Answer, Client, Error};
 use super::instance::{BadEntries, Load, service_name};
+use crate::backoff::Backoff;
 use crate::config::Consul;
+use crate::http_client::{Answer, Client, Error};
 use crate::metrics::Metrics;
 use crate::snapshot::{Delta, Records};
 

@@ -1,4 +1,4 @@
-//! etcd 3.4 and later, through its JSON gateway (`/v3/…`): no generated code, no protoc, one HTTP client.
+//! The catalogue from etcd.
 //!
 //! `Follower` lists what is below `<prefix>/services/` once, then watches it from that revision on. Whatever ends
 //! the watch, it resumes where it was; it lists again only if that revision has been compacted away or the store is
@@ -13,17 +13,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::News;
-use super::backoff::Backoff;
-use super::http::{Error, Lines};
 use super::instance::{BadEntries, Directory, Instance, service_name};
+use crate::backoff::Backoff;
 use crate::config::Etcd;
+use crate::etcd::Gateway;
+use crate::etcd::wire::{self, Event, KeyValue, Watched};
+use crate::http_client::{Error, Lines};
 use crate::metrics::Metrics;
 use crate::snapshot::Delta;
-use gateway::Gateway;
-use wire::{Event, KeyValue, Watched};
-
-pub mod gateway;
-pub mod wire;
 
 /// How often the registry is asked whether it is still the one it was.
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);

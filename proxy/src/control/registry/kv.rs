@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::http::Error;
 use crate::config::RegistrySource;
+use crate::http_client::Error;
 use consul::ConsulKv;
 use etcd::EtcdKv;
 

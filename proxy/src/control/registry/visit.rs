@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http::Method;
 
 use super::consul;
-use super::etcd::gateway::Gateway;
-use super::http::Error;
 use super::instance::{Instance, service_name};
 use crate::config::{Consul, Etcd, Registry, RegistrySource, Server};
+use crate::etcd::Gateway;
+use crate::http_client::Error;
 
 /// Keys fetched at once.
 const PAGE: usize = 2_000;
@@ -60,7 +60,7 @@ pub async fn visit(registry: &Registry) -> Vec<Visit> {
 async fn etcd(etcd: &Etcd) -> Result<Found, Error> {
     let mut gateway = Gateway::new(etcd);
     let prefix = format!("{}/services/", etcd.prefix);
-    let end = super::etcd::wire::after_prefix(&prefix);
+    let end = crate::etcd::wire::after_prefix(&prefix);
     let (mut found, mut instances, mut from) = (Found::default(), 0, prefix.clone().into_bytes());
     loop {
         let page = gateway.range(&from, end.as_bytes(), PAGE, 0).await?;

@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::{FetchError, Fetched, fetch, is_refusal, kept, read_current};
+use crate::backoff::Backoff;
 use crate::config::{Config, Release};
-use crate::control::registry::backoff::Backoff;
-use crate::control::registry::http::Error;
 use crate::control::registry::kv::{Entry, Kv, Listing};
+use crate::http_client::Error;
 use crate::metrics::Metrics;
 use crate::release::Layout;
 

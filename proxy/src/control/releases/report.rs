@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::backoff::Backoff;
 use crate::config::RegistrySource;
-use crate::control::registry::backoff::Backoff;
-use crate::control::registry::http::Error;
 use crate::control::registry::kv::{Kv, Lease, Step};
+use crate::http_client::Error;
 use crate::metrics::Metrics;
 use crate::release::{Layout, Running, shortened};
 

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::{Entry, Listing, Step};
 use crate::config::Consul;
 use crate::control::registry::consul;
-use crate::control::registry::http::{Client, Error};
+use crate::http_client::{Client, Error};
 
 /// Where there is nothing yet there is nothing to wait for: it is asked for again after this.
 const NOTHING_PAUSE: Duration = Duration::from_secs(5);

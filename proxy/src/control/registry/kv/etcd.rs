@@ -8,9 +8,9 @@ use tokio::time::timeout;
 
 use super::{ENTRIES_MAX, Entry, Listing, Step};
 use crate::config::Etcd;
-use crate::control::registry::etcd::gateway::Gateway;
-use crate::control::registry::etcd::wire::{self, KeyValue};
-use crate::control::registry::http::Error;
+use crate::etcd::Gateway;
+use crate::etcd::wire::{self, KeyValue};
+use crate::http_client::Error;
 
 /// Keys fetched at once.
 const PAGE: usize = 500;

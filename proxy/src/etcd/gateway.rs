@@ -1,6 +1,6 @@
 //! Calls of etcd's JSON gateway, with authentication where it is configured.
 //!
-//! Both the follower and the registration have one. A token that etcd no longer knows is replaced once per call.
+//! Each task that talks to etcd has one of its own. A token that etcd no longer knows is replaced once per call.
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::wire::{self, GrantAnswer, KeptAnswer, Put, RangeAnswer, TokenAnswer, TransactionAnswer};
 use crate::config::{Etcd, Secret, Server};
-use crate::control::registry::http::{Client, Error, Lines};
+use crate::http_client::{Client, Error, Lines};
 
 #[derive(Debug)]
 pub struct Gateway {
