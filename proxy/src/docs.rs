@@ -40,6 +40,7 @@ pub(crate) fn keep(document: &str, name: &str, table: &str) {
 fn metrics_are_documented() {
     keep("METRICS.md", "families", &families(FAMILIES.iter().chain([&POLICY_DISTRIBUTION])));
     keep("REGISTRY.md", "families", &families(registry_server::metrics::FAMILIES.iter()));
+    keep("NETWORK.md", "families", &families(net::watch::metrics::FAMILIES.iter()));
 }
 
 fn families<'a>(families: impl Iterator<Item = &'a Family>) -> String {

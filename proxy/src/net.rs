@@ -1,8 +1,8 @@
 //! The network of one host, for workloads in network namespaces: bridges, addresses, published ports, capture.
 //!
 //! `plan` compares what should be with what is, purely; `apply` carries it out or takes it back; `status` and `undo`
-//! work from what the store remembers. No program is called: links by rtnetlink, firewall by nftables' netlink. All
-//! runs in one task of the verb; nothing here is on a request's path.
+//! work from what the store remembers; `watch` is the process that stays and does it again whenever something differs.
+//! No program is called: links by rtnetlink, firewall by nftables' netlink. Nothing here is on a request's path.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,8 +24,12 @@ mod run;
 pub mod settings;
 pub mod store;
 pub mod target;
+pub mod watch;
 
-pub use run::{Ask, Done, Status, WorkloadStatus, apply, apply_to, gone, plan as plan_for, status};
+pub use run::{
+    Ask, Done, Ground, Kept, Status, Update, WorkloadStatus, apply, apply_to, gone, keep, plan as plan_for,
+    status,
+};
 
 /// Where the store is unless somebody says otherwise: in memory, as nothing in it outlives a boot.
 pub const STATE: &str = "/run/outrigger/net";

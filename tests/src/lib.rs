@@ -24,6 +24,7 @@ pub mod machine;
 pub mod metrics;
 pub mod netlab;
 pub mod netns;
+pub mod netrun;
 pub mod program;
 pub mod proxy;
 pub mod registry;

@@ -12,6 +12,7 @@ use crate::net::settings::{self, Settings};
 use crate::net::store::Store;
 use crate::net::{self, Ask, NetError};
 
+mod run;
 mod show;
 
 /// Nobody holds the lock for longer than it takes to make a few hundred links.
@@ -30,6 +31,7 @@ enum Verb {
     Plan(ApplyArgs),
     /// Make the network as the file says, all or nothing.
     Apply(ApplyArgs),
+    Run(run::RunArgs),
     /// Show what is in force, and where the kernel differs from it. Exit code 1 if it does.
     Status(Common),
     /// Remove what is ours, and put settings back.
@@ -89,6 +91,7 @@ pub fn run(command: NetCommand) -> ExitCode {
         Verb::Schema => {
             return say(&format!("{:#}\n", settings::schema()), true);
         }
+        Verb::Run(args) => return run::run(&args),
         Verb::Plan(args) => (args.common.json, plan(&args)),
         Verb::Apply(args) => (args.common.json, apply(&args)),
         Verb::Status(args) => (args.json, status(&args)),

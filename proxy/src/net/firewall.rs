@@ -17,10 +17,13 @@ mod expression;
 pub mod flows;
 pub mod kernel;
 mod message;
+pub mod notice;
 pub mod publish;
 
 /// Every table of ours has this name, one in each namespace; the family is `inet`, so one serves IPv4 and IPv6.
 pub const TABLE: &str = "outrigger";
+/// The name of the table that holds flows while that one is away.
+const ANCHOR: &str = "outrigger-anchor";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {

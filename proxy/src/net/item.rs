@@ -93,6 +93,15 @@ impl Item {
         }
     }
 
+    /// The link that it is, or is on.
+    pub fn link(&self) -> Option<&str> {
+        match self {
+            Self::Bridge { name, .. } | Self::Cable { name, .. } => Some(name),
+            Self::Up { link } | Self::Address { link, .. } | Self::Route { link, .. } => Some(link),
+            Self::Sysctl { .. } | Self::Table(_) => None,
+        }
+    }
+
     /// A state of something that exists without us. It is ours only if we changed it, and then it is put back.
     pub fn is_setting(&self) -> bool {
         matches!(self, Self::Up { .. } | Self::Sysctl { .. })

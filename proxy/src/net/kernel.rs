@@ -48,6 +48,10 @@ impl Kernels {
         self.places.keys()
     }
 
+    pub fn namespace(&self, place: &Place) -> io::Result<Namespace> {
+        self.at(place)?.namespace.try_clone()
+    }
+
     /// What is there now, and the values of these settings.
     pub async fn view(&self, place: &Place) -> io::Result<View> {
         let kernel = self.at(place)?;

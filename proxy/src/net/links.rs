@@ -21,6 +21,7 @@ use super::item::Mac;
 use super::prefix::Prefix;
 
 mod dump;
+pub mod notice;
 
 pub use dump::{Dump, Kind, Link, Route};
 

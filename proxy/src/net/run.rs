@@ -13,13 +13,15 @@ use super::namespace::Namespace;
 use super::observe::Seen;
 use super::plan::{self, Plan, Scope};
 use super::settings::{Settings, is_attached};
-use super::store::{Record, Store};
+use super::store::{Names, Record, Store};
 use super::target::{self, Below, Circumstances, Wanted};
 
 mod host;
+mod keep;
 mod status;
 
 use host::Host;
+pub use keep::{Ground, Kept, Update, keep};
 pub use status::{Status, WorkloadStatus, status};
 
 /// What a run is asked to bring about.
@@ -31,6 +33,10 @@ pub enum Ask {
     One(Settings, String),
     /// The networks of the file, beside what is there.
     Networks(Settings),
+    /// The whole file, beside what was added to it workload by workload.
+    Follow(Settings),
+    /// What is recorded, as it is recorded.
+    Recorded,
     Nothing,
     Without(String),
 }
@@ -56,6 +62,8 @@ struct Prepared {
     plan: Plan,
     /// As it will be when all is done.
     next: Record,
+    /// As it is now.
+    seen: Seen,
 }
 
 /// What `apply` would do now.
@@ -128,6 +136,8 @@ fn next_settings(record: &Record, ask: &Ask) -> Result<Settings, NetError> {
                 networks: networks.networks,
             })
         }
+        Ask::Follow(file) => keep::followed(record, file),
+        Ask::Recorded => Ok(record.settings.clone()),
         Ask::Nothing => Ok(Settings::default()),
         Ask::Without(workload) => {
             let mut settings = record.settings.clone();
@@ -164,9 +174,17 @@ fn with_networks(settings: &Settings, file: &Settings) -> Result<Settings, NetEr
     Ok(settings)
 }
 
+fn from_file(record: &Record, ask: &Ask) -> Names {
+    match ask {
+        Ask::Whole(file) | Ask::Follow(file) => Names::of(file),
+        Ask::Nothing => Names::default(),
+        Ask::One(..) | Ask::Networks(_) | Ask::Without(_) | Ask::Recorded => record.from_file.clone(),
+    }
+}
+
 fn scope(ask: &Ask) -> Scope<'_> {
     match ask {
-        Ask::Whole(_) | Ask::Nothing => Scope::Everything,
+        Ask::Whole(_) | Ask::Follow(_) | Ask::Recorded | Ask::Nothing => Scope::Everything,
         Ask::One(_, workload) | Ask::Without(workload) => Scope::Workload(workload),
         Ask::Networks(_) => Scope::Workload(NOBODY),
     }
@@ -174,14 +192,24 @@ fn scope(ask: &Ask) -> Scope<'_> {
 
 async fn prepare(record: &Record, ask: &Ask) -> Result<Prepared, NetError> {
     let settings = next_settings(record, ask)?;
+    let mut host = Host::open().await?;
+    let insides = arriving(&settings, scope(ask), &mut host.kernels)?;
+    decide(record, ask, settings, (host, insides)).await
+}
+
+/// What is to be done, once the namespaces of those who come are open.
+async fn decide(
+    record: &Record,
+    ask: &Ask,
+    settings: Settings,
+    (mut host, insides): (Host, BTreeMap<String, Inside>),
+) -> Result<Prepared, NetError> {
     if let Some((port, one, other)) = settings.port_of_two() {
         let (one, other) = (one.to_owned(), other.to_owned());
         return Err(NetError::SamePort { port: port.host, protocol: port.protocol, one, other });
     }
     let scope = scope(ask);
-    let mut host = Host::open().await?;
     let has_networks = !settings.networks.is_empty() || !record.settings.networks.is_empty();
-    let insides = arriving(&settings, scope, &mut host.kernels)?;
     let own = own()?.number();
     if let Some(inside) = insides.values().find(|inside| inside.namespace == own && has_networks) {
         // Two tables of one name cannot be.
@@ -189,14 +217,15 @@ async fn prepare(record: &Record, ask: &Ask) -> Result<Prepared, NetError> {
     }
     host.add_staying(record, scope)?;
     let (leases, last) = addresses(record, &settings, scope)?;
-    let next = Record { leases, last, unfinished: false, ..record.clone() };
+    let from_file = from_file(record, ask);
+    let next = Record { leases, last, from_file, unfinished: false, ..record.clone() };
     let next = Record { insides: merged(record, &settings, &insides), settings, ..next };
     let (kernels, wanted, seen) = look(host, record, &next, insides).await?;
     let plan = plan::plan(&wanted, &record.made, &seen, scope)?;
     let leases = next.leases.iter().filter(|lease| next.settings.is_plugged(&lease.workload, &lease.network));
     let leases = leases.cloned().collect();
     let next = Record { leases, made: plan.made.clone(), ..next };
-    Ok(Prepared { kernels, plan, next })
+    Ok(Prepared { kernels, plan, next, seen })
 }
 
 /// Opens the namespaces of the workloads that should be there.
@@ -211,16 +240,20 @@ fn arriving(
         let failed = |source| NetError::Namespace { workload: id.clone(), path: path.clone(), source };
         let namespace = Namespace::open(&path).map_err(failed)?;
         let inside = Inside { workload: id.clone(), namespace: namespace.number() };
-        // A runtime attaches a container to several networks.
-        let apart = |other: &String| !is_attached(id) || !is_attached(other);
-        let same = insides.iter().find(|(other, known)| known.namespace == inside.namespace && apart(other));
-        if let Some((other, _)) = same {
+        if let Some(other) = in_its_way(&insides, &inside) {
             return Err(NetError::SameNamespace(other.clone(), id.clone()));
         }
         add(kernels, Place::Inside(inside.clone()), namespace)?;
         insides.insert(id.clone(), inside);
     }
     Ok(insides)
+}
+
+/// Another workload that has the namespace already. A runtime attaches a container to several networks.
+fn in_its_way<'a>(insides: &'a BTreeMap<String, Inside>, inside: &Inside) -> Option<&'a String> {
+    let apart = |other: &String| !is_attached(&inside.workload) || !is_attached(other);
+    let mut same = insides.iter().filter(|(_, known)| known.namespace == inside.namespace);
+    same.find(|(other, _)| apart(other)).map(|(other, _)| other)
 }
 
 fn add(kernels: &mut Kernels, place: Place, namespace: Namespace) -> Result<(), NetError> {
@@ -295,7 +328,7 @@ async fn look(
 
 /// The record says what is about to happen before it does. On an error, everything is taken back.
 async fn carry_out(store: &Store, record: &Record, prepared: &Prepared) -> Result<(), NetError> {
-    let Prepared { kernels, plan, next } = prepared;
+    let Prepared { kernels, plan, next, .. } = prepared;
     if plan.changes.is_empty() {
         if record != next {
             store.save(next)?;

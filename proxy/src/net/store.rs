@@ -25,6 +25,7 @@ const VERSION: u32 = 1;
 const FILE: &str = "network.json";
 const NEW_FILE: &str = "network.json.new";
 const LOCK: &str = "lock";
+const LOCK_OF_ONE: &str = "run.lock";
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// How often a lock that another run holds is tried.
 const RETRY_EVERY: Duration = Duration::from_millis(10);
@@ -39,6 +40,9 @@ pub struct Record {
     /// The namespace that is the host.
     pub host: u64,
     pub settings: Settings,
+    /// What of the settings the last whole file named; the rest was added beside it, one by one.
+    #[serde(default)]
+    pub from_file: Names,
     /// The namespaces that workloads were put on the network in.
     pub insides: BTreeMap<String, Inside>,
     pub leases: Vec<Lease>,
@@ -49,6 +53,13 @@ pub struct Record {
     pub unfinished: bool,
 }
 
+/// Names of entries in a network file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    pub networks: BTreeSet<String>,
+    pub workloads: BTreeSet<String>,
+}
+
 #[derive(Debug, Error)]
 pub enum StoreError {
     #[error("{}: {source}", path.display())]
@@ -57,6 +68,8 @@ pub enum StoreError {
     Content { path: PathBuf, problem: String },
     #[error("another run holds {} for longer than {waited:?}", path.display())]
     Busy { path: PathBuf, waited: Duration },
+    #[error("another `outrigger net run` works with {}; give another `--state`", folder.display())]
+    Running { folder: PathBuf },
     #[error(
         "{} is about another network namespace (net:[{recorded}], this is net:[{own}]); give another `--state`",
         path.display()
@@ -81,8 +94,7 @@ impl Store {
     pub async fn to_write(folder: &Path, at_most: Duration) -> Result<Self, StoreError> {
         let path = folder.join(LOCK);
         let failed = |source| StoreError::File { path: path.clone(), source };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let lock = open_lock(folder, &path)?;
         let end = tokio::time::Instant::now() + at_most;
         while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK && error != rustix::io::Errno::INTR {
@@ -94,6 +106,17 @@ impl Store {
             tokio::time::sleep(RETRY_EVERY).await;
         }
         Ok(Self { folder: folder.to_owned(), _lock: Some(lock) })
+    }
+
+    /// Held by the process that stays, for as long as it does. It keeps no run from its work.
+    pub fn for_one(folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join(LOCK_OF_ONE);
+        let lock = open_lock(folder, &path)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: Some(lock) }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Running { folder: folder.to_owned() }),
+            Err(error) => Err(StoreError::File { path, source: error.into() }),
+        }
     }
 
     /// The record of the host with this namespace; of an earlier boot, nothing is left.
@@ -135,6 +158,21 @@ impl Store {
             File::open(&self.folder)?.sync_all()
         };
         write().map_err(|source| StoreError::File { path: path.clone(), source })
+    }
+}
+
+fn open_lock(folder: &Path, path: &Path) -> Result<File, StoreError> {
+    let failed = |source| StoreError::File { path: path.to_owned(), source };
+    fs::create_dir_all(folder).map_err(failed)?;
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)
+}
+
+impl Names {
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            networks: settings.networks.keys().cloned().collect(),
+            workloads: settings.workloads.keys().cloned().collect(),
+        }
     }
 }
 

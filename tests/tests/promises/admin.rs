@@ -69,7 +69,7 @@ fn metrics_are_clean_and_whole() {
 }
 
 /// `promtool check metrics` says nothing about clean metrics.
-fn promtool(text: &str) {
+pub(crate) fn promtool(text: &str) {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -3,7 +3,7 @@
 //! Order is the meaning here. The sidecar's own traffic and what the operator lets through come first; DNS comes before
 //! the loopback exemption, since resolvers such as 127.0.0.11 are on loopback and are captured all the same.
 
-use super::{Act, Chain, ChainKind, Hook, Match, Protocol, Rule, TABLE, Table};
+use super::{ANCHOR, Act, Chain, ChainKind, Hook, Match, Protocol, Rule, TABLE, Table};
 use crate::net::prefix::Prefix;
 use crate::net::settings::{Capture, Except};
 
@@ -23,6 +23,13 @@ pub fn table(capture: &Capture) -> Table {
     }
     let forget = if capture.dns.is_some() { vec![DNS] } else { Vec::new() };
     Table { name: TABLE.into(), sets: Vec::new(), chains, forget }
+}
+
+/// A table that decides nothing: a chain and a rule that need translation and connection tracking.
+pub(super) fn anchor() -> Table {
+    let rule = rule("flows go on while the table is away", vec![Match::Translated], Act::Return);
+    let chains = vec![chain("flows", Hook::Prerouting, vec![rule])];
+    Table { name: ANCHOR.into(), sets: Vec::new(), chains, forget: Vec::new() }
 }
 
 fn chain(name: &str, hook: Hook, rules: Vec<Rule>) -> Chain {

@@ -20,6 +20,8 @@ const BATCH_END: u16 = 0x11;
 pub(super) const INET: u8 = 1;
 
 const MAP: u32 = 8;
+/// A flag of a table.
+const OWNER: u32 = 2;
 /// What nftables calls its types, for those who list the table.
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
@@ -49,20 +51,41 @@ pub(super) fn replace(name: &str, table: Option<&Table>) -> Messages {
     table_name(&mut batch, DELETE_TABLE, last);
     if let Some(table) = table {
         table_name(&mut batch, NEW_TABLE, CREATE);
-        for (index, set) in table.sets.iter().enumerate() {
-            new_set(&mut batch, name, set, index as u32 + 1);
-        }
-        for chain in &table.chains {
-            new_chain(&mut batch, name, chain);
-        }
-        for chain in &table.chains {
-            chain.rules.iter().for_each(|rule| new_rule(&mut batch, name, chain, rule));
-        }
+        content(&mut batch, name, table);
         // Answered only after all before it.
         table_name(&mut batch, NEW_TABLE, ACK);
     }
     batch.add(BATCH_END, REQUEST, (0, SUBSYSTEM >> 8), |_| ());
     batch
+}
+
+/// A table that goes with the socket, and that nobody else can change or flush.
+pub(super) fn owned(name: &str, table: &Table) -> Messages {
+    let mut batch = Messages::default();
+    let table_name = |batch: &mut Messages, flags: u16| {
+        batch.add(SUBSYSTEM | NEW_TABLE, REQUEST | flags, (INET, 0), |table| {
+            table.text(1, name);
+            table.number(2, OWNER);
+        });
+    };
+    batch.add(BATCH_BEGIN, REQUEST, (0, SUBSYSTEM >> 8), |_| ());
+    table_name(&mut batch, CREATE);
+    content(&mut batch, name, table);
+    table_name(&mut batch, ACK);
+    batch.add(BATCH_END, REQUEST, (0, SUBSYSTEM >> 8), |_| ());
+    batch
+}
+
+fn content(batch: &mut Messages, name: &str, table: &Table) {
+    for (index, set) in table.sets.iter().enumerate() {
+        new_set(batch, name, set, index as u32 + 1);
+    }
+    for chain in &table.chains {
+        new_chain(batch, name, chain);
+    }
+    for chain in &table.chains {
+        chain.rules.iter().for_each(|rule| new_rule(batch, name, chain, rule));
+    }
 }
 
 fn new_chain(batch: &mut Messages, table: &str, chain: &Chain) {

@@ -7,7 +7,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::encode::{self, DIGEST, INET, SUBSYSTEM};
 use super::message::{self, Answer, DUMP, Messages, REQUEST, attribute, each};
-use super::{Chain, ChainKind, Hook, Set, TABLE, Table};
+use super::{ANCHOR, Chain, ChainKind, Hook, Set, TABLE, Table, capture};
 
 /// The kernel answers at once; longer means that it never will.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -30,8 +30,11 @@ impl Netfilter {
 
     /// One transaction: the old table goes and the new one comes, or nothing has changed.
     pub fn replace(&self, table: Option<&Table>) -> io::Result<()> {
-        let batch = encode::replace(TABLE, table);
-        self.send(&batch)?;
+        self.carry_out(&encode::replace(TABLE, table))
+    }
+
+    fn carry_out(&self, batch: &Messages) -> io::Result<()> {
+        self.send(batch)?;
         // The message before the batch's end asks for the answer; an error may come for any.
         let awaited = batch.last() - 1;
         let mut failed = None;
@@ -66,6 +69,24 @@ impl Netfilter {
             found.sets.push((set, elements));
         }
         Ok((found != Found::default()).then_some(found))
+    }
+
+    /// How many packets the rules that count have seen. In a chain that translates, that is one for each flow.
+    pub fn counted(&self) -> io::Result<u64> {
+        let mut counted = 0;
+        self.dump(encode::GET_RULE, None, |rule| {
+            let expressions = attribute(rule, 4).map(each).into_iter().flatten();
+            let counters = expressions.filter(|(_, expression)| text(expression, 1) == "counter");
+            counted += counters.filter_map(|(_, counter)| packets(counter)).sum::<u64>();
+        })?;
+        Ok(counted)
+    }
+
+    /// Holds connection tracking and translation in place for as long as this socket lives: flows that were decided go
+    /// on while our table is away, even after a flush of all tables, which leaves those with an owner. Fails before
+    /// Linux 5.12.
+    pub fn hold(&self) -> io::Result<()> {
+        self.carry_out(&encode::owned(ANCHOR, &capture::anchor()))
     }
 
     /// Chains that packets meet, of all tables in this namespace.
@@ -255,6 +276,12 @@ fn read_elements(list: &[u8]) -> Vec<Element> {
     let value =
         |of: &[u8], kind: u16| attribute(of, kind).and_then(|data| attribute(data, 1)).map(<[u8]>::to_vec);
     elements.map(|(_, element)| (value(element, 1).unwrap_or_default(), value(element, 2))).collect()
+}
+
+/// Of a rule's counter.
+fn packets(expression: &[u8]) -> Option<u64> {
+    let packets = attribute(attribute(expression, 2)?, 2)?;
+    packets.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// From the user data of a rule.
