@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # Command, and the Debian package that has it.
 needed=(curl:curl etcd:etcd-server promtool:prometheus clang:clang wasm-ld:lld)
 # For hosts and partitions in network namespaces.
-needed+=(ip:iproute2 nft:nftables)
+needed+=(ip:iproute2 nft:nftables ping:iputils-ping)
 # For a wall clock that jumps; the package that has the command needs the library.
 needed+=(faketime:faketime)
 # For the short run of the benchmarks.

@@ -49,12 +49,16 @@ impl Backoff {
         time.mul_f64(self.fraction())
     }
 
-    /// 0 to 1 (wyrand).
-    fn fraction(&mut self) -> f64 {
+    /// A number that no two processes share (wyrand).
+    pub fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0xa076_1d64_78bd_642f);
         let product = u128::from(self.random) * u128::from(self.random ^ 0xe703_7ed1_a0b4_28db);
-        let bits = (product >> 64) as u32 ^ product as u32;
-        f64::from(bits) / f64::from(u32::MAX)
+        (product >> 64) as u64 ^ product as u64
+    }
+
+    /// 0 to 1.
+    fn fraction(&mut self) -> f64 {
+        f64::from(self.random() as u32) / f64::from(u32::MAX)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod links;
 pub mod namespace;
 pub mod observe;
+pub mod overlay;
 pub mod plan;
 pub mod prefix;
 mod run;
@@ -59,6 +60,10 @@ pub enum NetError {
     SameNetwork(String, String),
     #[error("port {port} ({protocol}) is published of both `{one}` and `{other}`")]
     SamePort { port: u16, protocol: firewall::Protocol, one: String, other: String },
+    #[error(
+        "network `{0}` has no subnet on this host yet: `outrigger net run` leases it; see what that says"
+    )]
+    NoSubnet(String),
     #[error("{what}: {source}{}", hint(source))]
     Kernel { what: String, source: io::Error },
     #[error("{change}: {source}{}; what was done before has been taken back", hint(source))]

@@ -19,6 +19,7 @@ pub mod cni;
 pub mod dig;
 pub mod etcd;
 pub mod guest;
+pub mod hosts;
 pub mod load;
 pub mod machine;
 pub mod metrics;

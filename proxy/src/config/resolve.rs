@@ -20,7 +20,7 @@ pub(crate) mod check;
 mod dns;
 mod listen;
 mod policy;
-mod registry;
+pub(crate) mod registry;
 mod route;
 mod servers;
 mod service;

@@ -22,6 +22,8 @@ pub struct KeyValue {
     #[serde(default, deserialize_with = "number")]
     pub mod_revision: i64,
     #[serde(default, deserialize_with = "number")]
+    pub create_revision: i64,
+    #[serde(default, deserialize_with = "number")]
     pub lease: i64,
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,36 @@ pub enum Item {
         to: Prefix,
         via: IpAddr,
         link: String,
+        /// The next hop is on the link, though no address says so.
+        #[serde(default)]
+        onlink: bool,
+    },
+    /// A device that packs frames into UDP, and knows whom to send them to only by `Forward`.
+    Vxlan {
+        name: String,
+        vni: u32,
+        port: u16,
+        local: IpAddr,
+        /// The link that the packets leave by.
+        below: String,
+        mac: Mac,
+        mtu: u32,
+    },
+    /// Where the frames for a hardware address go.
+    Forward {
+        link: String,
+        mac: Mac,
+        to: IpAddr,
+    },
+    /// The hardware address of a neighbour, told instead of asked for.
+    Neighbour {
+        link: String,
+        address: IpAddr,
+        mac: Mac,
+    },
+    /// Checksums are calculated before packets reach this link.
+    Checksums {
+        link: String,
     },
     /// A file below `/proc/sys`.
     Sysctl {
@@ -67,7 +98,7 @@ pub enum Item {
 }
 
 /// The hardware address of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
 
 /// What an item is known by: two items with the same key cannot be in one place at once.
@@ -77,6 +108,9 @@ pub enum Key {
     Up(String),
     Address(String, Prefix),
     Route(Prefix),
+    Forward(String, Mac),
+    Neighbour(String, IpAddr),
+    Checksums(String),
     Sysctl(String),
     Table(String),
 }
@@ -84,7 +118,12 @@ pub enum Key {
 impl Item {
     pub fn key(&self) -> Key {
         match self {
-            Self::Bridge { name, .. } | Self::Cable { name, .. } => Key::Link(name.clone()),
+            Self::Bridge { name, .. } | Self::Cable { name, .. } | Self::Vxlan { name, .. } => {
+                Key::Link(name.clone())
+            }
+            Self::Forward { link, mac, .. } => Key::Forward(link.clone(), *mac),
+            Self::Neighbour { link, address, .. } => Key::Neighbour(link.clone(), *address),
+            Self::Checksums { link } => Key::Checksums(link.clone()),
             Self::Up { link } => Key::Up(link.clone()),
             Self::Address { link, address } => Key::Address(link.clone(), *address),
             Self::Route { to, .. } => Key::Route(*to),
@@ -96,9 +135,20 @@ impl Item {
     /// The link that it is, or is on.
     pub fn link(&self) -> Option<&str> {
         match self {
-            Self::Bridge { name, .. } | Self::Cable { name, .. } => Some(name),
+            Self::Bridge { name, .. } | Self::Cable { name, .. } | Self::Vxlan { name, .. } => Some(name),
             Self::Up { link } | Self::Address { link, .. } | Self::Route { link, .. } => Some(link),
+            Self::Forward { link, .. } | Self::Neighbour { link, .. } | Self::Checksums { link } => {
+                Some(link)
+            }
             Self::Sysctl { .. } | Self::Table(_) => None,
+        }
+    }
+
+    /// The link that comes and goes with it.
+    pub fn made_link(&self) -> Option<String> {
+        match self.key() {
+            Key::Link(name) => Some(name),
+            _ => None,
         }
     }
 
@@ -131,6 +181,27 @@ impl Change {
     }
 }
 
+impl Mac {
+    /// Of one host, and not of all or of none.
+    pub fn is_of_a_host(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+impl FromStr for Mac {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(())?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| ())?;
+        }
+        if parts.next().is_some() { Err(()) } else { Ok(Self(bytes)) }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -156,7 +227,14 @@ impl fmt::Display for Item {
             }
             Self::Up { link } => write!(f, "link {link} up"),
             Self::Address { link, address } => write!(f, "address {address} on {link}"),
-            Self::Route { to, via, link } => write!(f, "route to {to} by {via} on {link}"),
+            Self::Route { to, via, link, .. } => write!(f, "route to {to} by {via} on {link}"),
+            Self::Vxlan { name, vni, port, local, below, mac, mtu } => write!(
+                f,
+                "VXLAN {name} with VNI {vni} from {local}, port {port}, over {below}, {mac}, MTU {mtu}"
+            ),
+            Self::Forward { link, mac, to } => write!(f, "{mac} is at {to} on {link}"),
+            Self::Neighbour { link, address, mac } => write!(f, "neighbour {address} at {mac} on {link}"),
+            Self::Checksums { link } => write!(f, "checksums before {link}"),
             Self::Sysctl { name, value } => write!(f, "sysctl {name} = {value}"),
             Self::Table(table) => write!(f, "table {}, {} rules", table.name, table.rule_count()),
         }

@@ -9,6 +9,8 @@ use super::firewall::Table;
 use super::firewall::kernel::Netfilter;
 use super::firewall::publish::LOOPBACK_ADDRESS;
 use super::item::{Change, Item, Place};
+use super::links::offload::Offload;
+use super::links::tunnel::{Neighbours, Tunnel};
 use super::links::{Cable, LOOPBACK, Links, Route};
 use super::namespace::Namespace;
 use super::observe::View;
@@ -56,7 +58,21 @@ impl Kernels {
     pub async fn view(&self, place: &Place) -> io::Result<View> {
         let kernel = self.at(place)?;
         let dump = kernel.links.dump().await?;
-        Ok(View { dump, table: kernel.netfilter.found()?, sysctls: BTreeMap::new() })
+        Ok(View { dump, table: kernel.netfilter.found()?, ..View::default() })
+    }
+
+    pub async fn neighbours(&self, place: &Place) -> io::Result<Neighbours> {
+        self.at(place)?.links.neighbours().await
+    }
+
+    /// Those of these links whose checksums are left to hardware.
+    pub fn offloads(&self, place: &Place, links: &BTreeSet<String>) -> io::Result<BTreeSet<String>> {
+        if links.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let offload = self.at(place)?.namespace.enter(Offload::open)?;
+        // A link that has gone has no features.
+        Ok(links.iter().filter(|link| offload.is_on(link).unwrap_or(false)).cloned().collect())
     }
 
     /// Those of these settings that exist.
@@ -101,10 +117,19 @@ impl Kernels {
             Item::Cable { .. } => self.cable(kernel, from, to).await,
             Item::Up { link } => links.set_up(link).await,
             Item::Address { link, address } => links.add_address(link, *address).await,
-            Item::Route { to, via, link } => {
-                let route = Route { to: *to, via: *via, link: link.clone(), is_advertised: false };
+            Item::Route { to, via, link, onlink } => {
+                let route = Route::new(*to, *via, link, *onlink);
                 links.add_route(&route, from.is_some()).await
             }
+            Item::Vxlan { .. } => kernel.vxlan(from, to).await,
+            Item::Forward { link, mac, to } => {
+                if let Some(Item::Forward { link, mac, to }) = from {
+                    links.remove_forward(link, *mac, *to).await?;
+                }
+                links.set_forward(link, *mac, *to).await
+            }
+            Item::Neighbour { link, address, mac } => links.set_neighbour(link, *address, *mac).await,
+            Item::Checksums { link } => kernel.namespace.enter(Offload::open)?.set(link, false),
             Item::Sysctl { name, value } => kernel.set(name, value),
             // Done by the caller.
             Item::Table(_) => Ok(()),
@@ -154,7 +179,15 @@ impl Kernel {
 
     async fn remove(&self, item: &Item) -> io::Result<()> {
         match item {
-            Item::Bridge { name, .. } | Item::Cable { name, .. } => self.links.remove_link(name).await,
+            Item::Bridge { name, .. } | Item::Cable { name, .. } | Item::Vxlan { name, .. } => {
+                self.links.remove_link(name).await
+            }
+            Item::Forward { link, mac, to } => self.links.remove_forward(link, *mac, *to).await,
+            Item::Neighbour { link, address, .. } => self.links.remove_neighbour(link, *address).await,
+            Item::Checksums { link } => match self.links.index(link).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                _ => self.namespace.enter(Offload::open)?.set(link, true),
+            },
             Item::Up { link } => {
                 // The kernel gave it when the link first came up. It goes first: once the link is down, nothing tells
                 // the next run that there is something left to do.
@@ -164,13 +197,27 @@ impl Kernel {
                 self.links.set_down(link).await
             }
             Item::Address { link, address } => self.links.remove_address(link, *address).await,
-            Item::Route { to, via, link } => {
-                let route = Route { to: *to, via: *via, link: link.clone(), is_advertised: false };
-                self.links.remove_route(&route).await
+            Item::Route { to, via, link, onlink } => {
+                self.links.remove_route(&Route::new(*to, *via, link, *onlink)).await
             }
             // There is no value to go back to: it came with a link.
             Item::Sysctl { .. } | Item::Table(_) => Ok(()),
         }
+    }
+
+    /// What a device is made for cannot be changed: then it is another one.
+    async fn vxlan(&self, from: Option<&Item>, to: &Item) -> io::Result<()> {
+        let Item::Vxlan { name, vni, port, local, below, mac, mtu } = to else { return Ok(()) };
+        let stays = matches!(from, Some(Item::Vxlan { vni: was_vni, port: was_port, local: was_local, below: was_below, .. })
+            if (was_vni, was_port, was_local, was_below) == (vni, port, local, below));
+        if stays && self.links.index(name).await.is_ok() {
+            return self.links.set_tunnel(name, *mac, *mtu).await;
+        }
+        if from.is_some() {
+            self.links.remove_link(name).await?;
+        }
+        let (vni, port, local, mac, mtu) = (*vni, *port, *local, *mac, *mtu);
+        self.links.add_tunnel(&Tunnel { name, vni, port, local, below, mac, mtu }).await
     }
 
     /// The table first, then the flows that were decided under the other one.

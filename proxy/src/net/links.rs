@@ -22,6 +22,8 @@ use super::prefix::Prefix;
 
 mod dump;
 pub mod notice;
+pub mod offload;
+pub mod tunnel;
 
 pub use dump::{Dump, Kind, Link, Route};
 
@@ -223,12 +225,14 @@ fn message(route: &Route, index: u32) -> io::Result<RouteMessage> {
     let (to, length) = (route.to.address(), route.to.length());
     let message = match (to, route.via) {
         (IpAddr::V4(to), IpAddr::V4(via)) => {
-            let route = RouteMessageBuilder::<Ipv4Addr>::new().protocol(protocol);
-            route.destination_prefix(to, length).gateway(via).output_interface(index).build()
+            let builder = RouteMessageBuilder::<Ipv4Addr>::new().protocol(protocol);
+            let builder = if route.onlink { builder.onlink() } else { builder };
+            builder.destination_prefix(to, length).gateway(via).output_interface(index).build()
         }
         (IpAddr::V6(to), IpAddr::V6(via)) => {
-            let route = RouteMessageBuilder::<Ipv6Addr>::new().protocol(protocol);
-            route.destination_prefix(to, length).gateway(via).output_interface(index).build()
+            let builder = RouteMessageBuilder::<Ipv6Addr>::new().protocol(protocol);
+            let builder = if route.onlink { builder.onlink() } else { builder };
+            builder.destination_prefix(to, length).gateway(via).output_interface(index).build()
         }
         _ => {
             return Err(io::Error::new(

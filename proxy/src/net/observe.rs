@@ -1,11 +1,13 @@
 //! What the kernel says now, in the words of items: read by `Kernels`, judged by `plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::firewall::Table;
 use super::firewall::kernel::Found;
 use super::item::{Inside, Item, Mac, Place};
-use super::links::{Dump, Kind, Link};
+use super::links::tunnel::Neighbours;
+use super::links::{Dump, Kind, Link, Route};
 use super::prefix::Prefix;
 
 /// Everything seen, by place. A place that is not here could not be reached: its namespace is gone.
@@ -21,6 +23,10 @@ pub struct View {
     pub table: Option<Found>,
     /// Those that were asked for and exist.
     pub sysctls: BTreeMap<String, String>,
+    /// Read only where something of the kind is ours.
+    pub neighbours: Neighbours,
+    /// Links whose checksums are left to hardware.
+    pub offloads: BTreeSet<String>,
 }
 
 /// How an item stands to what is wanted.
@@ -39,7 +45,14 @@ impl Seen {
     pub fn standing(&self, place: &Place, item: &Item, ours: Option<&Item>) -> Standing {
         let Some(view) = self.places.get(place) else { return Standing::Absent };
         match item {
-            Item::Bridge { name, .. } | Item::Cable { name, .. } => self.link(view, name, item, ours),
+            Item::Bridge { name, .. } | Item::Cable { name, .. } | Item::Vxlan { name, .. } => {
+                self.link(view, name, item, ours)
+            }
+            Item::Forward { link, mac, to } => forward(view, link, *mac, *to),
+            Item::Neighbour { link, address, mac } => neighbour(view, link, *address, *mac),
+            Item::Checksums { link } if view.offloads.contains(link) => Standing::Absent,
+            Item::Checksums { link } if view.dump.link(link).is_none() => Standing::Absent,
+            Item::Checksums { .. } => Standing::Same,
             Item::Up { link } => match view.dump.link(link) {
                 Some(found) if !found.is_up => Standing::Absent,
                 Some(_) => Standing::Same,
@@ -49,15 +62,18 @@ impl Seen {
                 let has = |(name, found): &(String, Prefix)| name == link && found == address;
                 if view.dump.addresses.iter().any(has) { Standing::Same } else { Standing::Absent }
             }
-            Item::Route { to, via, link } => {
+            Item::Route { to, via, link, onlink } => {
                 let mut others = view.dump.routes.iter().filter(|route| route.to == *to);
-                match others.find(|route| route.via == *via && route.link == *link) {
+                let is_same =
+                    |route: &&Route| (route.via, &route.link, route.onlink) == (*via, link, *onlink);
+                match others.find(is_same) {
                     Some(_) => Standing::Same,
                     None => match view.dump.routes.iter().find(|route| route.to == *to) {
                         None => Standing::Absent,
                         Some(_) if ours.is_none() => Standing::Foreign,
                         Some(route) => {
-                            Standing::Other(Item::Route { to: *to, via: route.via, link: route.link.clone() })
+                            let (via, link, onlink) = (route.via, route.link.clone(), route.onlink);
+                            Standing::Other(Item::Route { to: *to, via, link, onlink })
                         }
                     },
                 }
@@ -76,6 +92,7 @@ impl Seen {
         let found = match item {
             Item::Bridge { .. } if link.kind == Kind::Bridge => bridge(link),
             Item::Cable { at, .. } if link.kind == Kind::Veth => Some(self.cable(view, link, at)),
+            Item::Vxlan { .. } if link.kind == Kind::Vxlan => vxlan(view, link),
             _ => return Standing::Foreign,
         };
         // The mark comes a moment after the link: until then, the store alone knows that it is ours.
@@ -120,10 +137,10 @@ impl Seen {
     }
 
     /// Names of links that are marked as ours and not among these: of a store that was lost, or of another one.
-    pub fn marked_beside(&self, known: &BTreeSet<&str>) -> Vec<String> {
+    pub fn marked_beside(&self, known: &BTreeSet<String>) -> Vec<String> {
         let host = self.places.get(&Place::Host);
         let links = host.map_or(&[][..], |host| host.dump.links.as_slice()).iter();
-        let marked = links.filter(|link| link.is_marked && !known.contains(link.name.as_str()));
+        let marked = links.filter(|link| link.is_marked && !known.contains(&link.name));
         marked.map(|link| link.name.clone()).collect()
     }
 }
@@ -134,6 +151,40 @@ fn is_whole(found: &Item) -> bool {
 
 fn bridge(link: &Link) -> Option<Item> {
     Some(Item::Bridge { name: link.name.clone(), mac: link.mac?, mtu: link.mtu })
+}
+
+/// A device that learns is another one, whatever else it is.
+fn vxlan(view: &View, link: &Link) -> Option<Item> {
+    let found = link.tunnel.as_ref().filter(|found| !found.learns)?;
+    let below = view.dump.links.iter().find(|below| below.index == found.below)?;
+    Some(Item::Vxlan {
+        name: link.name.clone(),
+        vni: found.vni,
+        port: found.port,
+        local: found.local?,
+        below: below.name.clone(),
+        mac: link.mac?,
+        mtu: link.mtu,
+    })
+}
+
+fn forward(view: &View, link: &str, mac: Mac, to: IpAddr) -> Standing {
+    let mut entries = view.neighbours.forwards.iter().filter(|(on, of, _)| on == link && *of == mac);
+    match entries.next() {
+        None => Standing::Absent,
+        // Frames would go to both.
+        Some((_, _, at)) if *at == to && entries.next().is_none() => Standing::Same,
+        Some((_, _, at)) => Standing::Other(Item::Forward { link: link.to_owned(), mac, to: *at }),
+    }
+}
+
+fn neighbour(view: &View, link: &str, address: IpAddr, mac: Mac) -> Standing {
+    let mut entries = view.neighbours.neighbours.iter();
+    match entries.find(|(on, of, _)| on == link && *of == address) {
+        None => Standing::Absent,
+        Some((.., at)) if *at == mac => Standing::Same,
+        Some((.., at)) => Standing::Other(Item::Neighbour { link: link.to_owned(), address, mac: *at }),
+    }
 }
 
 /// The name is ours alone. What the table was before is what we had put there.

@@ -3,6 +3,8 @@
 //! Three things go in: what is wanted, what is ours (the store's list of what we made) and what was seen. Invariant:
 //! nothing that is not ours is ever changed or removed, except settings, whose former value is kept with ours.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -21,11 +23,13 @@ pub struct Made {
     pub before: Option<Item>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub changes: Vec<Change>,
     /// What will be ours when all changes are done, in the order of making.
     pub made: Vec<Made>,
+    /// What is left out, since something of somebody else's is there.
+    pub yielded: Vec<Item>,
     /// What may be ours while changes are under way: written down before the first of them.
     pub while_under_way: Vec<Made>,
 }
@@ -58,34 +62,38 @@ impl Scope<'_> {
 pub fn plan(wanted: &[Wanted], made: &[Made], seen: &Seen, scope: Scope<'_>) -> Result<Plan, Conflict> {
     let (within, beyond): (Vec<&Made>, Vec<&Made>) =
         made.iter().partition(|made| scope.includes(made.owner.as_deref()));
-    let mut plan = Plan { changes: Vec::new(), made: Vec::new(), while_under_way: Vec::new() };
+    let mut plan = Plan::default();
+    let ours: BTreeMap<(&Place, Key), &Made> = within.iter().map(|made| (made.known_by(), *made)).collect();
+    let named: BTreeSet<(&Place, Key)> =
+        wanted.iter().map(|wanted| (&wanted.place, wanted.item.key())).collect();
+    let leaving = within.iter().rev().filter(|made| !named.contains(&made.known_by()));
+    // A subnet that was ours and is another host's now: a route there cannot come while its addresses are here.
+    let (first, last): (Vec<&Made>, Vec<&Made>) =
+        leaving.partition(|made| made.place == Place::Host && matches!(made.item, Item::Address { .. }));
+    plan.changes.extend(first.into_iter().filter_map(|made| removal(made, seen)));
     for wanted in wanted {
-        let ours = within.iter().find(|made| is_same(made, &wanted.place, &wanted.item.key()));
+        let ours = ours.get(&(&wanted.place, wanted.item.key()));
         bring_about(wanted, ours.copied(), seen, &mut plan)?;
     }
-    let is_wanted = |made: &Made| {
-        let key = made.item.key();
-        wanted.iter().any(|wanted| wanted.place == made.place && wanted.item.key() == key)
-    };
-    for leaving in within.iter().rev().filter(|made| !is_wanted(made)) {
-        plan.changes.extend(removal(leaving, seen));
-    }
+    plan.changes.extend(last.into_iter().filter_map(|made| removal(made, seen)));
     // What others own was made by other runs, after what all share.
     let at = plan.made.iter().rposition(|made| made.owner.is_none()).map_or(0, |last| last + 1);
     let beyond: Vec<Made> = beyond.into_iter().cloned().collect();
     plan.made.splice(at..at, beyond);
-    let new =
-        plan.made.iter().filter(|new| !made.iter().any(|old| is_same(old, &new.place, &new.item.key())));
+    let old: BTreeSet<(&Place, Key)> = made.iter().map(Made::known_by).collect();
+    let new = plan.made.iter().filter(|new| !old.contains(&new.known_by()));
     plan.while_under_way = made.iter().chain(new).cloned().collect();
     Ok(plan)
 }
 
-fn is_same(made: &Made, place: &Place, key: &Key) -> bool {
-    made.place == *place && made.item.key() == *key
+impl Made {
+    fn known_by(&self) -> (&Place, Key) {
+        (&self.place, self.item.key())
+    }
 }
 
 fn bring_about(wanted: &Wanted, ours: Option<&Made>, seen: &Seen, plan: &mut Plan) -> Result<(), Conflict> {
-    let Wanted { place, owner, item } = wanted;
+    let Wanted { place, owner, item, .. } = wanted;
     let before = ours.and_then(|made| made.before.clone());
     let standing = seen.standing(place, item, ours.map(|made| &made.item));
     let keep = |before: Option<Item>| Made {
@@ -102,6 +110,10 @@ fn bring_about(wanted: &Wanted, ours: Option<&Made>, seen: &Seen, plan: &mut Pla
             return Ok(());
         }
         Standing::Absent => (None, before),
+        Standing::Foreign if wanted.yields => {
+            plan.yielded.push(item.clone());
+            return Ok(());
+        }
         Standing::Foreign => return Err(conflict(place, item)),
         Standing::Other(found) => {
             let setting = (ours.is_none() && item.is_setting()).then(|| found.clone());
@@ -117,9 +129,14 @@ fn conflict(place: &Place, item: &Item) -> Conflict {
     let place = place.clone();
     match item.key() {
         Key::Route(to) => Conflict::Route { place, to: to.to_string() },
-        Key::Link(name) | Key::Up(name) | Key::Address(name, _) | Key::Sysctl(name) | Key::Table(name) => {
-            Conflict::Link { place, name }
-        }
+        Key::Link(name)
+        | Key::Up(name)
+        | Key::Address(name, _)
+        | Key::Sysctl(name)
+        | Key::Forward(name, _)
+        | Key::Neighbour(name, _)
+        | Key::Checksums(name)
+        | Key::Table(name) => Conflict::Link { place, name },
     }
 }
 

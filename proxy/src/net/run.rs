@@ -11,35 +11,22 @@ use super::item::{Change, Inside, Item, Place};
 use super::kernel::Kernels;
 use super::namespace::Namespace;
 use super::observe::Seen;
+use super::overlay;
 use super::plan::{self, Plan, Scope};
 use super::settings::{Settings, is_attached};
-use super::store::{Names, Record, Store};
+use super::store::{Record, Store};
 use super::target::{self, Below, Circumstances, Wanted};
 
+mod ask;
 mod host;
 mod keep;
 mod status;
 
+pub use ask::Ask;
+use ask::{from_file, next_settings, overlays_asked_for, scope, without};
 use host::Host;
 pub use keep::{Ground, Kept, Update, keep};
 pub use status::{Status, WorkloadStatus, status};
-
-/// What a run is asked to bring about.
-#[derive(Debug, Clone)]
-pub enum Ask {
-    /// The whole file, and nothing else of ours but what runtimes have attached (`net::cni`).
-    Whole(Settings),
-    /// One workload of the file; the others stay as they are.
-    One(Settings, String),
-    /// The networks of the file, beside what is there.
-    Networks(Settings),
-    /// The whole file, beside what was added to it workload by workload.
-    Follow(Settings),
-    /// What is recorded, as it is recorded.
-    Recorded,
-    Nothing,
-    Without(String),
-}
 
 /// What a run has done, or would do.
 #[derive(Debug)]
@@ -51,10 +38,9 @@ pub struct Done {
     pub addresses: BTreeMap<String, Vec<String>>,
     /// As it is afterwards.
     pub record: Record,
+    /// Subnets of this host in networks that it has left, which etcd could not be told of, and why.
+    pub unreleased: BTreeMap<String, String>,
 }
-
-/// An id that no workload has.
-const NOBODY: &str = "";
 
 /// All that `carry_out` needs.
 struct Prepared {
@@ -88,7 +74,8 @@ pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetEr
     }
     let mut done = apply_to(store, &record, &without(ask, &gone)).await?;
     changes.append(&mut done.changes);
-    Ok(Done { changes, gone, ..done })
+    let unreleased = overlay::release(&record, &done.record).await;
+    Ok(Done { changes, gone, unreleased, ..done })
 }
 
 /// The same from a record that was loaded under the lock that is still held.
@@ -102,7 +89,13 @@ fn done(prepared: &Prepared, gone: Vec<String>) -> Done {
     let next = &prepared.next;
     let shown = |id: &String| next.addresses(id).iter().map(ToString::to_string).collect();
     let addresses = next.settings.workloads.keys().map(|id| (id.clone(), shown(id))).collect();
-    Done { changes: prepared.plan.changes.clone(), gone, addresses, record: next.clone() }
+    Done {
+        changes: prepared.plan.changes.clone(),
+        gone,
+        addresses,
+        record: next.clone(),
+        unreleased: BTreeMap::new(),
+    }
 }
 
 /// Recorded workloads of which nothing is left: neither a namespace nor a link on the host.
@@ -117,81 +110,12 @@ fn own() -> Result<Namespace, NetError> {
     Namespace::own().map_err(|source| NetError::Kernel { what: "the host's namespace".into(), source })
 }
 
-fn without(ask: Ask, gone: &[String]) -> Ask {
-    match ask {
-        Ask::Whole(mut settings) => {
-            settings.workloads.retain(|id, _| !gone.contains(id));
-            Ask::Whole(settings)
-        }
-        other => other,
-    }
-}
-
-/// Which settings hold afterwards.
-fn next_settings(record: &Record, ask: &Ask) -> Result<Settings, NetError> {
-    match ask {
-        Ask::Whole(settings) => {
-            with_networks(&record.settings.attached(), settings).map(|networks| Settings {
-                workloads: networks.workloads.into_iter().chain(settings.workloads.clone()).collect(),
-                networks: networks.networks,
-            })
-        }
-        Ask::Follow(file) => keep::followed(record, file),
-        Ask::Recorded => Ok(record.settings.clone()),
-        Ask::Nothing => Ok(Settings::default()),
-        Ask::Without(workload) => {
-            let mut settings = record.settings.clone();
-            settings.workloads.remove(workload);
-            Ok(settings)
-        }
-        Ask::One(file, id) => {
-            let workload = file.workloads.get(id).ok_or_else(|| NetError::UnknownWorkload(id.clone()))?;
-            let mut settings = with_networks(&record.settings, file)?;
-            settings.workloads.insert(id.clone(), workload.clone());
-            Ok(settings)
-        }
-        Ask::Networks(file) => with_networks(&record.settings, file),
-    }
-}
-
-/// These settings, and the networks of the file.
-fn with_networks(settings: &Settings, file: &Settings) -> Result<Settings, NetError> {
-    let mut settings = settings.clone();
-    for (name, network) in &file.networks {
-        let in_use: BTreeSet<String> = settings.networks_in_use().map(str::to_owned).collect();
-        // A runtime's network that nobody is on gives way, be it an earlier form of this one.
-        let gives_way = |other: &String| is_attached(other) && !in_use.contains(other);
-        settings.networks.retain(|other, known| !gives_way(other) || !known.collides(network));
-        let in_force = settings.networks.entry(name.clone()).or_insert_with(|| network.clone());
-        if in_force != network {
-            return Err(NetError::OtherNetwork(name.clone()));
-        }
-        let mut others = settings.networks.iter().filter(|(other, _)| *other != name);
-        if let Some((other, _)) = others.find(|(_, known)| known.collides(network)) {
-            return Err(NetError::SameNetwork(name.clone(), other.clone()));
-        }
-    }
-    Ok(settings)
-}
-
-fn from_file(record: &Record, ask: &Ask) -> Names {
-    match ask {
-        Ask::Whole(file) | Ask::Follow(file) => Names::of(file),
-        Ask::Nothing => Names::default(),
-        Ask::One(..) | Ask::Networks(_) | Ask::Without(_) | Ask::Recorded => record.from_file.clone(),
-    }
-}
-
-fn scope(ask: &Ask) -> Scope<'_> {
-    match ask {
-        Ask::Whole(_) | Ask::Follow(_) | Ask::Recorded | Ask::Nothing => Scope::Everything,
-        Ask::One(_, workload) | Ask::Without(workload) => Scope::Workload(workload),
-        Ask::Networks(_) => Scope::Workload(NOBODY),
-    }
-}
-
 async fn prepare(record: &Record, ask: &Ask) -> Result<Prepared, NetError> {
     let settings = next_settings(record, ask)?;
+    let is_leased = |network: &&String| record.overlays.contains_key(*network);
+    if let Some(network) = overlays_asked_for(&settings, ask).find(|network| !is_leased(network)) {
+        return Err(NetError::NoSubnet(network.clone()));
+    }
     let mut host = Host::open().await?;
     let insides = arriving(&settings, scope(ask), &mut host.kernels)?;
     decide(record, ask, settings, (host, insides)).await
@@ -216,14 +140,21 @@ async fn decide(
         return Err(NetError::OwnNamespace(inside.workload.clone()));
     }
     host.add_staying(record, scope)?;
-    let (leases, last) = addresses(record, &settings, scope)?;
+    let (leases, last) = addresses(record, &overlay::effective(&settings, &record.overlays), scope)?;
     let from_file = from_file(record, ask);
-    let next = Record { leases, last, from_file, unfinished: false, ..record.clone() };
+    let overlays = overlay::of(&settings, record);
+    let next = Record { leases, last, from_file, overlays, unfinished: false, ..record.clone() };
     let next = Record { insides: merged(record, &settings, &insides), settings, ..next };
     let (kernels, wanted, seen) = look(host, record, &next, insides).await?;
     let plan = plan::plan(&wanted, &record.made, &seen, scope)?;
-    let leases = next.leases.iter().filter(|lease| next.settings.is_plugged(&lease.workload, &lease.network));
-    let leases = leases.cloned().collect();
+    let networks = next.effective().networks;
+    let stays = |lease: &&Lease| {
+        // What has been leased anew has none of the old addresses in it.
+        let subnets = networks.get(&lease.network).map(|network| &network.subnets);
+        let fits = subnets.is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(lease.address)));
+        fits && next.settings.is_plugged(&lease.workload, &lease.network)
+    };
+    let leases = next.leases.iter().filter(stays).cloned().collect();
     let next = Record { leases, made: plan.made.clone(), ..next };
     Ok(Prepared { kernels, plan, next, seen })
 }
@@ -307,20 +238,27 @@ async fn look(
         seen.places.insert(place.clone(), view);
     }
     let below = seen.places.get(&Place::Host).map_or_else(Below::default, |host| Below::of(&host.dump));
-    let wanted =
-        target::wanted(&next.settings, &Circumstances { addresses: next.prefixes(), insides, below });
+    let (addresses, overlays) = (next.prefixes(), overlay::without_strangers(next, &seen));
+    let circumstances = Circumstances { addresses, insides, below, overlays };
+    let wanted = target::wanted(&next.effective(), &circumstances);
     for place in kernels.places() {
         let items = wanted.iter().map(|wanted| (&wanted.place, &wanted.item));
         let items = items.chain(record.made.iter().map(|made| (&made.place, &made.item)));
-        let names: BTreeSet<String> = items
-            .filter_map(|(at, item)| match item {
-                Item::Sysctl { name, .. } if at == place => Some(name.clone()),
-                _ => None,
-            })
-            .collect();
-        let values = kernels.sysctls(place, &names).map_err(|source| reading(place, source))?;
-        if let Some(view) = seen.places.get_mut(place) {
-            view.sysctls = values;
+        let (mut names, mut links, mut has_neighbours) = (BTreeSet::new(), BTreeSet::new(), false);
+        for (_, item) in items.filter(|(at, _)| *at == place) {
+            match item {
+                Item::Sysctl { name, .. } => drop(names.insert(name.clone())),
+                Item::Checksums { link } => drop(links.insert(link.clone())),
+                Item::Neighbour { .. } | Item::Forward { .. } => has_neighbours = true,
+                _ => (),
+            }
+        }
+        let Some(view) = seen.places.get_mut(place) else { continue };
+        let failed = |source| reading(place, source);
+        view.sysctls = kernels.sysctls(place, &names).map_err(failed)?;
+        view.offloads = kernels.offloads(place, &links).map_err(failed)?;
+        if has_neighbours {
+            view.neighbours = kernels.neighbours(place).await.map_err(failed)?;
         }
     }
     Ok((kernels, wanted, seen))

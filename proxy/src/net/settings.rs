@@ -7,16 +7,20 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::firewall::{Family, Protocol};
 use super::ipam;
+use super::overlay::Plan;
+use super::overlay::source::Source;
 use super::prefix::Prefix;
 use crate::config::{Diagnostic, read_text, schema::schema_of, yaml};
 
 pub(super) mod capture;
+mod overlay;
 pub(super) mod resolve;
 pub(super) mod written;
 
@@ -33,13 +37,37 @@ pub struct Settings {
 pub struct Network {
     /// The bridge's name on the host.
     pub bridge: String,
-    /// One of each family at most, and one at least. No two networks' overlap.
+    /// One of each family at most, and one at least, but for an overlay's. No two networks' overlap.
     pub subnets: Vec<Prefix>,
     /// `None` is what is below: the least of the links that lead out.
     pub mtu: Option<u32>,
     pub masquerade: bool,
     /// Nothing goes from here to other networks, nor from them here.
     pub isolated: bool,
+    /// The host and its workloads are told each other's hardware addresses.
+    #[serde(default)]
+    pub static_neighbours: bool,
+    /// It goes on on other hosts; its subnets are leased and not written.
+    #[serde(default)]
+    pub overlay: Option<Overlay>,
+    /// Of an overlay that is leased: what all hosts' subnets come from.
+    #[serde(default)]
+    pub whole: Vec<Prefix>,
+}
+
+/// A host's part in a network of many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    pub source: Source,
+    /// What founds the network if nobody has.
+    pub founding: Option<Plan>,
+    /// The link to the other hosts; `None` is where the default route leads.
+    pub interface: Option<String>,
+    /// `None` is what all hosts have agreed on.
+    pub direct_routing: Option<bool>,
+    pub checksum_offload: bool,
+    /// For how long a subnet is ours without a word from us.
+    pub lease: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::ipam::Lease;
 use super::item::Inside;
+use super::overlay::{self, Subnets};
 use super::plan::Made;
 use super::prefix::Prefix;
 use super::settings::{Settings, Workload};
@@ -45,6 +46,12 @@ pub struct Record {
     pub from_file: Names,
     /// The namespaces that workloads were put on the network in.
     pub insides: BTreeMap<String, Inside>,
+    /// Of networks that go on on other hosts, what this host last knew.
+    #[serde(default)]
+    pub overlays: BTreeMap<String, overlay::State>,
+    /// Subnets that this host had, and asks for first. They outlive a boot.
+    #[serde(default)]
+    pub previous: BTreeMap<String, Subnets>,
     pub leases: Vec<Lease>,
     /// The last address given of each subnet.
     pub last: BTreeSet<IpAddr>,
@@ -138,7 +145,7 @@ impl Store {
             return Err(broken(format!("version {}, where {VERSION} is known", record.version)));
         }
         if record.boot != boot {
-            return Ok(empty);
+            return Ok(Record { previous: record.previous, ..empty });
         }
         if record.host != host {
             return Err(StoreError::OtherHost { path, recorded: record.host, own: host });
@@ -181,11 +188,17 @@ impl Record {
         self.leases.iter().filter(|lease| lease.workload == workload).map(|lease| lease.address).collect()
     }
 
+    /// The settings with the subnets that are leased.
+    pub fn effective(&self) -> Settings {
+        overlay::effective(&self.settings, &self.overlays)
+    }
+
     /// The address of every workload in each subnet of its network.
     pub fn prefixes(&self) -> BTreeMap<String, Vec<Prefix>> {
+        let settings = self.effective();
         let of_one = |(id, workload): (&String, &Workload)| {
             let plug = workload.plug.as_ref()?;
-            let subnets = &self.settings.networks.get(&plug.network)?.subnets;
+            let subnets = &settings.networks.get(&plug.network)?.subnets;
             let held = |subnet: &Prefix| {
                 let mut held =
                     self.leases.iter().filter(|lease| lease.workload == *id && lease.network == plug.network);
@@ -193,6 +206,6 @@ impl Record {
             };
             Some((id.clone(), subnets.iter().filter_map(held).collect()))
         };
-        self.settings.workloads.iter().filter_map(of_one).collect()
+        settings.workloads.iter().filter_map(of_one).collect()
     }
 }

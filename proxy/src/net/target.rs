@@ -9,8 +9,10 @@ use sha2::{Digest as _, Sha256};
 use super::firewall::{Publication, capture, publish};
 use super::item::{Inside, Item, Mac, Place};
 use super::links::Dump;
+use super::overlay;
+use super::overlay::items::{Manner, Yields};
 use super::prefix::Prefix;
-use super::settings::{Door, Network, Plug, Settings, Workload};
+use super::settings::{Door, Network, Overlay, Plug, Settings, Workload};
 
 const MTU_IF_NOTHING_IS_BELOW: u32 = 1500;
 /// Twelve hexadecimal digits: two workloads of one host share a name once in 2^48 pairs, and then the second is refused.
@@ -22,6 +24,8 @@ pub struct Wanted {
     pub place: Place,
     pub owner: Option<String>,
     pub item: Item,
+    /// Something of somebody else's goes before it, instead of being in its way.
+    pub yields: bool,
 }
 
 /// What a plan for these settings needs to know beside them.
@@ -32,6 +36,8 @@ pub struct Circumstances {
     /// Of every workload that the plan is about.
     pub insides: BTreeMap<String, Inside>,
     pub below: Below,
+    /// Of networks that go on on other hosts.
+    pub overlays: BTreeMap<String, overlay::State>,
 }
 
 /// What the host has without us, its way out above all.
@@ -60,8 +66,12 @@ pub fn wanted(settings: &Settings, circumstances: &Circumstances) -> Vec<Wanted>
     let mut target = Target { items: Vec::new() };
     target.forwarding(settings, &circumstances.below);
     let publications = publications(settings, &circumstances.addresses);
-    for network in settings.networks.values() {
-        target.network(network, &publications, &circumstances.below);
+    for (name, network) in &settings.networks {
+        let mtu = mtu(name, network, circumstances);
+        target.network(network, mtu, &publications);
+        if let (Some(overlay), Some(state)) = (&network.overlay, circumstances.overlays.get(name)) {
+            target.overlay(overlay, state);
+        }
     }
     for (id, workload) in &settings.workloads {
         let Some(inside) = circumstances.insides.get(id) else { continue };
@@ -69,7 +79,7 @@ pub fn wanted(settings: &Settings, circumstances: &Circumstances) -> Vec<Wanted>
         let network = plug.and_then(|plug| settings.networks.get(&plug.network));
         if let (Some(plug), Some(network)) = (plug, network) {
             let addresses = circumstances.addresses.get(id).map_or(&[][..], Vec::as_slice);
-            let mtu = mtu(network, &circumstances.below);
+            let mtu = mtu(&plug.network, network, circumstances);
             target.plug(inside, plug, (network, mtu), addresses);
         }
     }
@@ -114,12 +124,12 @@ struct Target {
 
 impl Target {
     fn on_host(&mut self, item: Item) {
-        self.items.push(Wanted { place: Place::Host, owner: None, item });
+        self.items.push(Wanted { place: Place::Host, owner: None, item, yields: false });
     }
 
     fn inside(&mut self, inside: &Inside, item: Item) {
         let owner = Some(inside.workload.clone());
-        self.items.push(Wanted { place: Place::Inside(inside.clone()), owner, item });
+        self.items.push(Wanted { place: Place::Inside(inside.clone()), owner, item, yields: false });
     }
 
     fn forwarding(&mut self, settings: &Settings, below: &Below) {
@@ -136,10 +146,9 @@ impl Target {
         }
     }
 
-    fn network(&mut self, network: &Network, publications: &[Publication], below: &Below) {
+    fn network(&mut self, network: &Network, mtu: u32, publications: &[Publication]) {
         let bridge = &network.bridge;
-        let mac = network.gateways().next().map_or(Mac([0; 6]), |gateway| mac_of(gateway.address()));
-        self.on_host(Item::Bridge { name: bridge.clone(), mac, mtu: mtu(network, below) });
+        self.on_host(Item::Bridge { name: bridge.clone(), mac: bridge_mac(network), mtu });
         if network.subnets.iter().any(|subnet| !subnet.is_ipv4()) {
             // A workload is no router of the host's.
             self.on_host(sysctl(&format!("net/ipv6/conf/{bridge}/accept_ra"), "0"));
@@ -163,6 +172,18 @@ impl Target {
         }
     }
 
+    fn overlay(&mut self, overlay: &Overlay, state: &overlay::State) {
+        let manner =
+            Manner { direct_routing: overlay.direct_routing, checksum_offload: overlay.checksum_offload };
+        let items = state.items(manner).into_iter().map(|(item, yields)| Wanted {
+            place: Place::Host,
+            owner: None,
+            item,
+            yields: yields == Yields::Yes,
+        });
+        self.items.extend(items);
+    }
+
     fn plug(&mut self, at: &Inside, plug: &Plug, (network, mtu): (&Network, u32), addresses: &[Prefix]) {
         let interface = &plug.interface;
         let cable = Item::Cable {
@@ -174,7 +195,7 @@ impl Target {
             mtu,
         };
         let owner = Some(at.workload.clone());
-        self.items.push(Wanted { place: Place::Host, owner, item: cable });
+        self.items.push(Wanted { place: Place::Host, owner: owner.clone(), item: cable, yields: false });
         self.inside(at, Item::Up { link: "lo".into() });
         if addresses.iter().any(|address| !address.is_ipv4()) {
             // Another workload is no router, either.
@@ -184,8 +205,20 @@ impl Target {
             self.inside(at, Item::Address { link: interface.clone(), address: *address });
         }
         for gateway in network.gateways().filter(|gateway| plug.is_routed(gateway.address())) {
-            let to = gateway.everything();
-            self.inside(at, Item::Route { to, via: gateway.address(), link: interface.clone() });
+            let (to, via) = (gateway.everything(), gateway.address());
+            self.inside(at, Item::Route { to, via, link: interface.clone(), onlink: false });
+        }
+        if network.static_neighbours {
+            let mac = addresses.first().map_or(Mac([0; 6]), |address| mac_of(address.address()));
+            for address in addresses {
+                let (link, address) = (network.bridge.clone(), address.address());
+                let item = Item::Neighbour { link, address, mac };
+                self.items.push(Wanted { place: Place::Host, owner: owner.clone(), item, yields: false });
+            }
+            for gateway in network.gateways() {
+                let (link, address) = (interface.clone(), gateway.address());
+                self.inside(at, Item::Neighbour { link, address, mac: bridge_mac(network) });
+            }
         }
     }
 }
@@ -194,8 +227,14 @@ fn sysctl(name: &str, value: &str) -> Item {
     Item::Sysctl { name: name.into(), value: value.into() }
 }
 
-fn mtu(network: &Network, below: &Below) -> u32 {
-    network.mtu.or(below.mtu).unwrap_or(MTU_IF_NOTHING_IS_BELOW)
+fn mtu(name: &str, network: &Network, circumstances: &Circumstances) -> u32 {
+    let tunnel = circumstances.overlays.get(name).filter(|_| network.overlay.is_some());
+    let below = tunnel.map(overlay::State::mtu).or(circumstances.below.mtu);
+    network.mtu.or(below).unwrap_or(MTU_IF_NOTHING_IS_BELOW)
+}
+
+fn bridge_mac(network: &Network) -> Mac {
+    network.gateways().next().map_or(Mac([0; 6]), |gateway| mac_of(gateway.address()))
 }
 
 /// Made from the address: whoever gets an address later has the same hardware address, which neighbours still know.
@@ -230,6 +269,9 @@ mod tests {
             mtu: None,
             masquerade: true,
             isolated: true,
+            static_neighbours: false,
+            overlay: None,
+            whole: vec![],
         };
         let plug = Plug { network: "web".into(), interface: "eth0".into(), ..Plug::default() };
         let workload =
@@ -247,6 +289,7 @@ mod tests {
             addresses: [("a".to_owned(), addresses)].into(),
             insides: [("a".to_owned(), inside)].into(),
             below: Below { mtu: Some(1400), advertised: vec!["eth7".into()], ..Below::default() },
+            overlays: BTreeMap::new(),
         }
     }
 

@@ -23,17 +23,19 @@ use crate::watch::Watcher;
 
 mod ears;
 pub mod metrics;
+mod overlays;
 mod pace;
 pub mod server;
 
 use ears::Ears;
 use metrics::Metrics;
+use overlays::Overlays;
 use pace::Pace;
 use server::Sight;
 
 /// For what the kernel does not tell of, such as `accept_ra`.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How often passed flows are counted.
+/// How often metrics are brought up to date that nothing else changes.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// What the process is started with.
@@ -65,6 +67,12 @@ pub struct Keeper {
     ears: Ears,
     heard: mpsc::Receiver<Place>,
     paces: BTreeMap<Place, Pace>,
+    overlays: Overlays,
+    /// Of networks on many hosts, not yet in force.
+    has_news: bool,
+    /// What was left out, since something of somebody else's is there.
+    yielded: Vec<String>,
+    clashes: Vec<String>,
     /// A file that has been read, and is not in force yet.
     coming: Option<Settings>,
     /// A file has come into force since the start.
@@ -104,6 +112,10 @@ impl Keeper {
             ears: Ears::new(sender),
             heard,
             paces: BTreeMap::new(),
+            overlays: Overlays::new(options.state.clone()),
+            has_news: false,
+            yielded: Vec::new(),
+            clashes: Vec::new(),
             coming: Some(file),
             has_applied: false,
             refusal: None,
@@ -134,6 +146,7 @@ impl Keeper {
                 Some(place) = self.heard.recv() => {
                     self.paces.entry(place).or_default().disturbed(Instant::now());
                 }
+                () = self.overlays.changed() => self.news(),
                 () = sleep_until(due) => self.act().await,
             }
         }
@@ -144,7 +157,7 @@ impl Keeper {
         // A pass that has failed is repeated at its own time, whatever happens meanwhile.
         let pass = match self.times.retry {
             Some(retry) => retry,
-            None if self.coming.is_some() => now,
+            None if self.coming.is_some() || self.has_news => now,
             None => paces.min().map_or(self.times.look, |due| due.min(self.times.look)),
         };
         pass.min(self.times.count)
@@ -158,6 +171,11 @@ impl Keeper {
         if files.iter().any(|file| *file != self.options.file) {
             self.paces.entry(Place::Host).or_default().disturbed(Instant::now());
         }
+    }
+
+    fn news(&mut self) {
+        self.has_news = true;
+        self.show();
     }
 
     async fn read(&mut self) {
@@ -184,6 +202,7 @@ impl Keeper {
         if now >= self.times.count {
             self.times.count = now + COUNT_EVERY;
             self.metrics.show_passed(&self.ears.passed());
+            self.overlays.show(&self.metrics);
         }
         if self.due(now) <= now {
             self.pass().await;
@@ -194,8 +213,10 @@ impl Keeper {
     async fn pass(&mut self) {
         self.times.look = Instant::now() + self.backoff.about(LOOK_EVERY);
         self.times.retry = None;
+        let overlays = self.overlays.known();
+        let has_news = std::mem::take(&mut self.has_news);
         if let Some(file) = self.coming.clone() {
-            match self.keep(Update { file: Some(file) }).await {
+            match self.keep(Update { file: Some(file), overlays: overlays.clone() }).await {
                 Ok(kept) => {
                     self.coming = None;
                     self.refusal = None;
@@ -211,9 +232,15 @@ impl Keeper {
                 }
             }
         }
-        match self.keep(Update::default()).await {
-            Ok(kept) => self.done(kept, true),
+        match self.keep(Update { file: None, overlays }).await {
+            Ok(kept) => {
+                if has_news {
+                    self.applied(&kept);
+                }
+                self.done(kept, !has_news);
+            }
             Err(error) => {
+                self.has_news |= has_news;
                 tracing::error!(%error, "the network could not be looked at or put right; it is tried again");
                 self.metrics.failures.inc();
                 self.metrics.drift.set(1);
@@ -233,12 +260,12 @@ impl Keeper {
     fn applied(&self, kept: &Kept) {
         let result = if kept.changes.is_empty() { "unchanged" } else { "changed" };
         self.metrics.applies.with_label_values(&[result]).inc();
-        tracing::info!(changes = kept.changes.len(), "the network file is in force");
+        tracing::info!(changes = kept.changes.len(), "what was asked for is in force");
     }
 
     fn done(&mut self, kept: Kept, is_repair: bool) {
         let now = Instant::now();
-        let Kept { changes, gone, waiting, arrived, record, grounds } = kept;
+        let Kept { changes, gone, yielded, clashes, underlays, waiting, arrived, record, grounds } = kept;
         for workload in gone {
             tracing::info!(workload, "its namespace is gone; forgotten, since the file does not name it");
         }
@@ -246,6 +273,9 @@ impl Keeper {
             tracing::warn!(workload, reason, "a workload waits");
         }
         self.waiting = waiting;
+        let clashes = clashes.iter().map(|(network, clash)| format!("network `{network}`: {clash}"));
+        self.clashes = clashes.collect();
+        self.yielded = yielded.iter().map(ToString::to_string).collect();
         let repaired = if is_repair { self.repaired(&changes, &arrived) } else { BTreeSet::new() };
         if self.times.retry.is_none() {
             self.backoff.reset();
@@ -264,7 +294,10 @@ impl Keeper {
         self.metrics.show(&record, self.waiting.len());
         self.watcher.set_files(self.files(&record));
         self.ears.follow(grounds);
-        self.sight.send_modify(|sight| sight.is_ready = self.has_applied);
+        self.overlays.follow(&record, underlays);
+        let overlays = record.settings.networks.iter().filter(|(_, network)| network.overlay.is_some());
+        let is_leased = overlays.map(|(name, _)| name).all(|name| record.overlays.contains_key(name));
+        self.sight.send_modify(|sight| sight.is_ready = self.has_applied && is_leased);
         self.show();
     }
 
@@ -298,12 +331,15 @@ impl Keeper {
         namespaces.chain([self.options.file.clone()]).collect()
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
+        self.overlays.show(&self.metrics);
         self.metrics.file_refused.set(self.refusal.is_some().into());
         let fights = self.paces.values().filter(|pace| pace.is_fought_over()).count();
         self.metrics.fights.set(i64::try_from(fights).unwrap_or(i64::MAX));
         let waiting = self.waiting.iter().map(|(id, why)| format!("workload `{id}` waits: {why}"));
-        let troubles = self.refusal.iter().chain(&self.failure).cloned().chain(waiting).collect();
+        let left_out = self.yielded.iter().map(|item| format!("left out, since there is another: {item}"));
+        let troubles = self.refusal.iter().chain(&self.failure).chain(&self.clashes).cloned().chain(waiting);
+        let troubles = troubles.chain(self.overlays.troubles()).chain(left_out).collect();
         self.sight.send_modify(|sight| sight.troubles = troubles);
     }
 }

@@ -40,6 +40,8 @@ mod net;
 mod net_capture;
 mod net_crash;
 mod net_namespaces;
+mod net_overlay;
+mod net_overlay_lease;
 mod net_run;
 mod net_run_repair;
 mod policies_work;

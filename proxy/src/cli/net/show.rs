@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::net::item::{Change, Item};
+use crate::net::overlay::{Peer, State, Subnets};
 use crate::net::{Done, Status};
 
 pub(super) fn plan(done: &Done, rules: bool) -> String {
@@ -22,6 +23,9 @@ pub(super) fn plan(done: &Done, rules: bool) -> String {
 
 pub(super) fn done(done: &Done, rules: bool) -> String {
     let mut text = plan(done, rules);
+    for (network, why) in &done.unreleased {
+        let _ = writeln!(text, "network {network}: its subnet is not given back, and ends by itself: {why}");
+    }
     for (workload, addresses) in done.addresses.iter().filter(|(_, addresses)| !addresses.is_empty()) {
         let _ = writeln!(text, "{workload}: {}", addresses.join(", "));
     }
@@ -72,7 +76,7 @@ fn changes_as_json(changes: &[Change]) -> Vec<Value> {
 pub(super) fn status(status: &Status) -> String {
     let mut text = String::new();
     let word = if status.is_in_order() { "in order" } else { "not in order" };
-    let settings = &status.record.settings;
+    let settings = status.record.effective();
     let _ = writeln!(
         text,
         "{word}: {} networks, {} workloads",
@@ -94,6 +98,12 @@ pub(super) fn status(status: &Status) -> String {
         vec![workload.id.clone(), network, workload.addresses.join(" "), captured.into(), state.into()]
     });
     columns(&mut text, &["WORKLOAD", "NETWORK", "ADDRESSES", "CAPTURED", "STATE"], workloads.collect());
+    let hosts = status.record.overlays.iter().flat_map(|(name, state)| {
+        let row = |subnets: &Subnets, address: String| vec![name.clone(), subnets.to_string(), address];
+        let peers = state.peers.iter().map(move |peer| row(&peer.subnets, peer.addresses().join(" ")));
+        [row(&state.subnets, format!("this host, by {}", state.underlay.link))].into_iter().chain(peers)
+    });
+    columns(&mut text, &["OVERLAY", "SUBNETS", "HOST"], hosts.collect());
     if !status.drift.is_empty() {
         text.push_str("\nthe kernel differs; `outrigger net apply` would:\n");
         changes(&mut text, &status.drift);
@@ -118,11 +128,27 @@ pub(super) fn status_as_json(status: &Status) -> Value {
     json!({
         "in_order": status.is_in_order(),
         "unfinished": status.record.unfinished,
-        "networks": status.record.settings.networks,
+        "networks": status.record.effective().networks,
+        "overlays": overlays_as_json(status),
         "workloads": status.workloads.iter().map(workload).collect::<Vec<_>>(),
         "drift": changes_as_json(&status.drift),
         "strangers": status.strangers,
     })
+}
+
+fn overlays_as_json(status: &Status) -> Value {
+    let of_one = |(name, state): (&String, &State)| {
+        let peer = |peer: &Peer| json!({"subnets": peer.subnets.list(), "addresses": peer.addresses()});
+        let told = json!({
+            "subnets": state.subnets.list(),
+            "vni": state.plan.vni,
+            "port": state.plan.port,
+            "interface": state.underlay.link,
+            "peers": state.peers.iter().map(peer).collect::<Vec<_>>(),
+        });
+        (name.clone(), told)
+    };
+    status.record.overlays.iter().map(of_one).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// A table with its columns aligned, after an empty line; none if it has no rows.

@@ -87,7 +87,12 @@ fn source(
     RegistrySource::File(file(Some(path), base, &at.field("file"), problems))
 }
 
-fn etcd(written: &written::Etcd, base: &Path, at: &FieldPath<'_>, problems: &mut Problems) -> Etcd {
+pub(crate) fn etcd(
+    written: &written::Etcd,
+    base: &Path,
+    at: &FieldPath<'_>,
+    problems: &mut Problems,
+) -> Etcd {
     let prefix = written.prefix.clone().unwrap_or_else(|| "/outrigger".to_owned());
     if !prefix.starts_with('/') || prefix.ends_with('/') {
         problems.report(&at.field("prefix"), "begins with a slash and does not end with one");

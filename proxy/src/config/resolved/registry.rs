@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Secret;
 use crate::tls;
 
@@ -52,7 +54,7 @@ pub struct Consul {
 }
 
 /// Host and port; the host is looked up anew for each connection.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Server {
     pub host: String,
     pub port: u16,

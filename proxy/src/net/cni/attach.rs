@@ -76,7 +76,7 @@ async fn attach(
     let mut settings = Settings::default();
     if let Kind::Alone { network, .. } = &config.kind {
         check_network(&record, request, network)?;
-        settings.networks.insert(request.network_key(), network.clone());
+        settings.networks.insert(request.network_key(), net::settings::Network::clone(network));
     }
     settings.workloads.insert(id.clone(), workload);
     let done = net::apply_to(store, &record, &Ask::One(settings, id)).await?;

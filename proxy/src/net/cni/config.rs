@@ -4,7 +4,7 @@
 //! runtimes add on their own account is read here by hand.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -94,7 +94,7 @@ pub(super) struct Config {
 #[derive(Debug)]
 pub(super) enum Kind {
     Alone {
-        network: Network,
+        network: Box<Network>,
         addresses: Vec<IpAddr>,
         publish: Vec<Port>,
     },
@@ -135,15 +135,16 @@ pub(super) fn resolve(request: &Request) -> Result<Config, Refusal> {
             mtu: plugin.mtu,
             masquerade: plugin.masquerade,
             isolated: plugin.isolated,
+            ..written::Network::default()
         };
-        resolve::resolve_network(&request.network, written, at, &mut problems)
+        resolve::resolve_network(&request.network, written, Path::new("/"), at, &mut problems)
     });
     let addresses = network.as_ref().map_or(Vec::new(), |network| runtime.addresses(network, &mut problems));
     problems.finish().map_err(refused)?;
     let kind = match network {
         Some(network) => {
             let families: Vec<bool> = network.subnets.iter().map(|subnet| subnet.is_ipv4()).collect();
-            Kind::Alone { addresses, publish: runtime.ports(&families)?, network }
+            Kind::Alone { addresses, publish: runtime.ports(&families)?, network: Box::new(network) }
         }
         None => chained(request, &runtime)?,
     };

@@ -133,7 +133,7 @@ async fn available(request: &Request, config: &Config) -> Result<(), Refusal> {
     let mut settings = Settings::default();
     if let Kind::Alone { network, .. } = &config.kind {
         has_addresses(request, network, &record)?;
-        settings.networks.insert(request.network_key(), network.clone());
+        settings.networks.insert(request.network_key(), Network::clone(network));
     }
     net::plan_for(&store, Ask::Networks(settings), false).await?;
     Ok(())

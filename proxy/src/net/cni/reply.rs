@@ -119,7 +119,7 @@ impl Refusal {
 impl From<NetError> for Refusal {
     fn from(error: NetError) -> Self {
         let code = match &error {
-            NetError::Store(StoreError::Busy { .. }) => TRY_AGAIN,
+            NetError::Store(StoreError::Busy { .. }) | NetError::NoSubnet(_) => TRY_AGAIN,
             NetError::Store(StoreError::File { .. }) => FILES,
             NetError::Conflict(_) | NetError::Address(_) | NetError::SamePort { .. } => TAKEN,
             NetError::Namespace { .. } => CONTAINER,

@@ -65,6 +65,9 @@ mod tests {
             mtu: None,
             masquerade: true,
             isolated: true,
+            static_neighbours: false,
+            overlay: None,
+            whole: vec![],
         };
         let settings = Settings { networks: [("web".into(), network)].into(), ..Settings::default() };
         let with = |link: &str, address: &str| Dump {

@@ -136,6 +136,9 @@ fn publish_table() -> Option<crate::net::firewall::Table> {
         mtu: None,
         masquerade: true,
         isolated: true,
+        static_neighbours: false,
+        overlay: None,
+        whole: Vec::new(),
     };
     let publications = [ADDRESS4, ADDRESS6].map(|(address, _)| Publication {
         address: None,

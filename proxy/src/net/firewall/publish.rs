@@ -128,6 +128,12 @@ fn sources(networks: &[&Network], publications: &[Publication]) -> Vec<Rule> {
                 let matches = vec![Match::Source(LOOPBACK4), bridge()];
                 rules.push(rule("from the host's loopback", matches, Act::Masquerade));
             }
+            for other in networks.iter().filter(|other| are_open(network, other)) {
+                for whole in other.whole.iter().filter(|whole| whole.is_ipv4() == subnet.is_ipv4()) {
+                    let matches = vec![from_here(), Match::Destination(*whole)];
+                    rules.push(rule("to workloads on other hosts", matches, Act::Return));
+                }
+            }
             if network.masquerade {
                 let matches = vec![from_here(), Match::NotOutLinks(BRIDGES.into())];
                 rules.push(rule("to the outside", matches, Act::Masquerade));
@@ -143,6 +149,17 @@ fn walls(networks: &[&Network]) -> Vec<Rule> {
     }
     let translated = vec![Match::Translated];
     let mut rules = vec![rule("published ports are open to all", translated, Act::Accept)];
+    // What is on other hosts is behind no bridge of this one.
+    for network in networks {
+        for other in networks.iter().filter(|other| !are_open(network, other)) {
+            for whole in &other.whole {
+                let matches = vec![Match::InLink(network.bridge.clone()), Match::Destination(*whole)];
+                rules.push(rule("to another network, on other hosts", matches, Act::Drop));
+                let matches = vec![Match::Source(*whole), Match::OutLink(network.bridge.clone())];
+                rules.push(rule("from another network, on other hosts", matches, Act::Drop));
+            }
+        }
+    }
     for network in networks.iter().filter(|network| network.isolated) {
         let from_here = Match::InLink(network.bridge.clone());
         let elsewhere =
@@ -155,6 +172,11 @@ fn walls(networks: &[&Network]) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// A network is open to itself, and to others if neither is isolated.
+fn are_open(one: &Network, other: &Network) -> bool {
+    one.bridge == other.bridge || !(one.isolated || other.isolated)
 }
 
 fn set_name(family: Family, by_address: bool) -> String {

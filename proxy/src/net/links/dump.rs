@@ -9,10 +9,10 @@ use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 
-use super::MARK;
+use super::{MARK, tunnel};
 use crate::net::item::Mac;
 use crate::net::prefix::Prefix;
 
@@ -40,12 +40,14 @@ pub struct Link {
     pub is_hairpin: bool,
     /// Index of the other end, in the namespace where that is.
     pub peer: Option<u32>,
+    pub tunnel: Option<tunnel::Found>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Bridge,
     Veth,
+    Vxlan,
     Other,
 }
 
@@ -54,6 +56,7 @@ pub struct Route {
     pub to: Prefix,
     pub via: IpAddr,
     pub link: String,
+    pub onlink: bool,
     /// A router on the link has advertised it.
     pub is_advertised: bool,
 }
@@ -91,6 +94,7 @@ impl Link {
             bridge: None,
             is_hairpin: false,
             peer: None,
+            tunnel: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -111,12 +115,19 @@ impl Link {
         match info {
             LinkInfo::Kind(InfoKind::Bridge) => self.kind = Kind::Bridge,
             LinkInfo::Kind(InfoKind::Veth) => self.kind = Kind::Veth,
+            LinkInfo::Kind(InfoKind::Vxlan) => self.kind = Kind::Vxlan,
+            LinkInfo::Data(_) => self.tunnel = tunnel::Found::read(info),
             LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
                 self.is_hairpin = port.iter().any(|info| matches!(info, InfoBridgePort::HairpinMode(true)));
             }
             _ => (),
         }
     }
+}
+
+/// Of links by their index.
+pub(super) fn names(links: &[LinkMessage]) -> BTreeMap<u32, String> {
+    links.iter().filter_map(Link::read).map(|link| (link.index, link.name)).collect()
 }
 
 fn address(message: &AddressMessage, names: &BTreeMap<u32, &str>) -> Option<(String, Prefix)> {
@@ -135,6 +146,10 @@ fn address(message: &AddressMessage, names: &BTreeMap<u32, &str>) -> Option<(Str
 }
 
 impl Route {
+    pub fn new(to: Prefix, via: IpAddr, link: &str, onlink: bool) -> Self {
+        Self { to, via, link: link.to_owned(), onlink, is_advertised: false }
+    }
+
     fn read(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<Self> {
         let header = &message.header;
         if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
@@ -158,6 +173,7 @@ impl Route {
             to: Prefix::new(to, header.destination_prefix_length)?,
             via: via?,
             link: (*link?).to_owned(),
+            onlink: header.flags.contains(RouteFlags::Onlink),
             is_advertised: header.protocol == RouteProtocol::Ra,
         })
     }

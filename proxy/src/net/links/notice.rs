@@ -10,6 +10,7 @@ pub const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
 const HEADER_BYTES: usize = 16;
 const NEW_LINK: u16 = 16;
 const DELETED_LINK: u16 = 17;
+const NEW_ADDRESS: u16 = 20;
 const DELETED_ADDRESS: u16 = 21;
 const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
@@ -56,7 +57,7 @@ fn concerns_one(kind: u16, body: &[u8], interest: &Interest) -> bool {
             let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
             is_ours(word(body, 4)) || interest.links.iter().any(|link| link.as_bytes() == name)
         }
-        DELETED_ADDRESS => is_ours(word(body, 4)),
+        NEW_ADDRESS | DELETED_ADDRESS => is_ours(word(body, 4)),
         NEW_ROUTE | DELETED_ROUTE => {
             let link = attribute(body.get(ROUTE_BYTES..), ROUTE_LINK).and_then(|link| word(link, 0));
             // A default route that comes or goes changes what is below.

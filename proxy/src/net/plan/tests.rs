@@ -114,8 +114,9 @@ impl Fake {
                     dump.links.push(link(index, name, Kind::Bridge, (Some(*mac), *mtu), None, None));
                 }
                 Item::Address { link, address } => dump.addresses.push((link.clone(), *address)),
-                Item::Route { to, via, link } => {
-                    let route = Route { to: *to, via: *via, link: link.clone(), is_advertised: false };
+                Item::Route { to, via, link, onlink } => {
+                    let (to, via, link, onlink) = (*to, *via, link.clone(), *onlink);
+                    let route = Route { to, via, link, onlink, is_advertised: false };
                     dump.routes.push(route);
                 }
                 Item::Table(installed) => table = Some(Found::of(installed)),
@@ -138,7 +139,7 @@ impl Fake {
         let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "0".to_owned())]);
         let own = self.sysctls.iter().filter(|((at, _), _)| at == place);
         sysctls.extend(own.map(|((_, name), value)| (name.clone(), value.clone())));
-        View { dump, table, sysctls }
+        View { dump, table, sysctls, ..View::default() }
     }
 
     fn index_of_bridge(&self, cable: &Item) -> Option<u32> {
@@ -164,7 +165,19 @@ fn link(
     peer: Option<u32>,
 ) -> Link {
     let name = name.to_owned();
-    Link { index, name, kind, mac, mtu, is_up: true, is_marked: true, bridge, is_hairpin: true, peer }
+    Link {
+        index,
+        name,
+        kind,
+        mac,
+        mtu,
+        is_up: true,
+        is_marked: true,
+        bridge,
+        is_hairpin: true,
+        peer,
+        tunnel: None,
+    }
 }
 
 fn network() -> Network {
@@ -174,6 +187,9 @@ fn network() -> Network {
         mtu: None,
         masquerade: true,
         isolated: true,
+        static_neighbours: false,
+        overlay: None,
+        whole: vec![],
     }
 }
 
@@ -346,7 +362,7 @@ fn forwarding(value: &str) -> Item {
 }
 
 fn wanted(item: Item) -> Wanted {
-    Wanted { place: Place::Host, owner: None, item }
+    Wanted { place: Place::Host, owner: None, item, yields: false }
 }
 
 #[test]

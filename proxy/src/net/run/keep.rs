@@ -10,18 +10,21 @@ use super::super::item::{Change, Inside, Item, Place};
 use super::super::links::notice::Interest;
 use super::super::namespace::Namespace;
 use super::super::observe::Seen;
+use super::super::overlay;
+use super::super::overlay::underlay::Underlay;
 use super::super::plan::Made;
-use super::super::settings::Settings;
+use super::super::settings::{Network, Settings};
 use super::super::store::{Record, Store};
-use super::{
-    Ask, Host, Prepared, add, carry_out, decide, in_its_way, next_settings, own, prepare, with_networks,
-};
+use super::ask::with_networks;
+use super::{Ask, Host, Prepared, add, carry_out, decide, in_its_way, next_settings, own, prepare};
 
 /// What is new since the last run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Update {
     /// A file that is to come into force.
     pub file: Option<Settings>,
+    /// What is known of networks on many hosts; `None` is that this host has no part in it any more.
+    pub overlays: BTreeMap<String, Option<overlay::State>>,
 }
 
 /// What such a run has found and left.
@@ -30,6 +33,12 @@ pub struct Kept {
     pub changes: Vec<Change>,
     /// Workloads beside the file whose namespace is gone, which were forgotten.
     pub gone: Vec<String>,
+    /// What was left out, since something of somebody else's is there.
+    pub yielded: Vec<Item>,
+    /// Overlays whose ranges another network is in the way of: how.
+    pub clashes: BTreeMap<String, String>,
+    /// Where the other hosts are, by network, or why that cannot be told.
+    pub underlays: BTreeMap<String, Result<Underlay, String>>,
     /// Workloads that are not served, and why.
     pub waiting: BTreeMap<String, String>,
     /// Workloads in whose namespace nothing was ours before.
@@ -61,9 +70,11 @@ pub async fn keep(store: &Store, update: Update) -> Result<Kept, NetError> {
     }
     let ask = update.file.map_or(Ask::Recorded, Ask::Follow);
     let settings = next_settings(&record, &ask)?;
+    let (informed, clashes) = informed(&record, &settings, update.overlays);
     let mut host = Host::open().await?;
-    let (insides, waiting) = present(&settings, &record, &mut host)?;
-    let prepared = decide(&record, &ask, settings, (host, insides)).await?;
+    let (insides, waiting) = present(&settings, &informed, &mut host)?;
+    let prepared = decide(&informed, &ask, settings, (host, insides)).await?;
+    // What is taken back is taken back to what was recorded.
     carry_out(store, &record, &prepared).await?;
     let grounds = grounds(&prepared)?;
     let is_new = |place: &&Place| !record.made.iter().any(|made| made.place == **place);
@@ -72,9 +83,45 @@ pub async fn keep(store: &Store, update: Update) -> Result<Kept, NetError> {
         Place::Inside(inside) => Some(inside.workload.clone()),
     });
     let arrived = arrived.collect();
+    let underlays = underlays(&prepared);
     let Prepared { plan, next, .. } = prepared;
     changes.extend(plan.changes);
-    Ok(Kept { changes, gone, waiting, arrived, record: next, grounds })
+    let yielded = plan.yielded;
+    Ok(Kept { changes, gone, yielded, clashes, underlays, waiting, arrived, record: next, grounds })
+}
+
+/// The record with what has been learned of networks on many hosts. A plan that clashes with another network of this
+/// host is not learned, and what was known before holds.
+fn informed(
+    record: &Record,
+    settings: &Settings,
+    news: BTreeMap<String, Option<overlay::State>>,
+) -> (Record, BTreeMap<String, String>) {
+    let (mut record, mut clashes) = (record.clone(), BTreeMap::new());
+    for (network, state) in news {
+        match state {
+            Some(state) => {
+                if let Some(clash) = overlay::clash(&network, &state.plan, settings, &record.overlays) {
+                    clashes.insert(network, clash);
+                    continue;
+                }
+                record.previous.insert(network.clone(), state.subnets);
+                record.overlays.insert(network, state);
+            }
+            None => drop(record.overlays.remove(&network)),
+        }
+    }
+    record.overlays = overlay::of(settings, &record);
+    (record, clashes)
+}
+
+fn underlays(prepared: &Prepared) -> BTreeMap<String, Result<Underlay, String>> {
+    let Some(host) = prepared.seen.places.get(&Place::Host) else { return BTreeMap::new() };
+    let of_one = |(name, network): (&String, &Network)| {
+        let overlay = network.overlay.as_ref()?;
+        Some((name.clone(), Underlay::of(&host.dump, overlay.interface.as_deref())))
+    };
+    prepared.next.settings.networks.iter().filter_map(of_one).collect()
 }
 
 /// The file's entries, and those of the record that no file has named.
@@ -117,6 +164,14 @@ fn present(settings: &Settings, record: &Record, host: &mut Host) -> Result<Pres
             add(&mut host.kernels, Place::Inside(inside.clone()), namespace)?;
             insides.insert(id.clone(), inside);
         }
+        let network = workload.plug.as_ref().map(|plug| &plug.network);
+        let is_leased = |name: &String| {
+            let network = settings.networks.get(name);
+            network.is_none_or(|network| network.overlay.is_none()) || record.overlays.contains_key(name)
+        };
+        if let Some(network) = network.filter(|network| !is_leased(network)) {
+            waiting.entry(id.clone()).or_insert_with(|| NetError::NoSubnet(network.clone()).to_string());
+        }
     }
     Ok((insides, waiting))
 }
@@ -133,7 +188,9 @@ fn grounds(prepared: &Prepared) -> Result<Vec<Ground>, NetError> {
         let is_here = |made: &&Made| made.place == *place;
         let mut made = prepared.next.made.iter().filter(is_here);
         let has_table = made.any(|made| matches!(made.item, Item::Table(_)));
-        let interest = Interest { links, indexes, neighbours: false };
+        let mut made = prepared.next.made.iter().filter(is_here);
+        let neighbours = made.any(|made| matches!(made.item, Item::Neighbour { .. } | Item::Forward { .. }));
+        let interest = Interest { links, indexes, neighbours };
         Ok(Ground { place: place.clone(), namespace, interest, has_table })
     };
     prepared.kernels.places().map(of_place).collect()
@@ -154,6 +211,10 @@ fn links(place: &Place, record: &Record, seen: &Seen) -> BTreeSet<String> {
     }
     let routes = seen.places.get(place).map_or(&[][..], |view| view.dump.routes.as_slice()).iter();
     links.extend(routes.filter(|route| route.to.length() == 0).map(|route| route.link.clone()));
+    if *place == Place::Host {
+        let overlays = record.settings.networks.values().filter_map(|network| network.overlay.as_ref());
+        links.extend(overlays.filter_map(|overlay| overlay.interface.clone()));
+    }
     links
 }
 
@@ -171,6 +232,9 @@ mod tests {
                 mtu: None,
                 masquerade: true,
                 isolated: true,
+                static_neighbours: false,
+                overlay: None,
+                whole: vec![],
             };
             ((*name).to_owned(), network)
         };

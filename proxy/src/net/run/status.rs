@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::store::{Record, Store};
 use super::{Host, NetError, Scope, look, own};
-use crate::net::item::{Change, Inside, Item};
+use crate::net::item::{Change, Inside};
 use crate::net::plan;
 
 /// The network as recorded and as found.
@@ -46,7 +46,7 @@ pub async fn status(store: &Store) -> Result<Status, NetError> {
         record.insides.values().filter(known).map(|inside| (inside.workload.clone(), inside.clone()));
     let (_kernels, wanted, seen) = look(host, &record, &record, insides.collect()).await?;
     let plan = plan::plan(&wanted, &record.made, &seen, Scope::Everything)?;
-    let links: BTreeSet<&str> = record.made.iter().filter_map(|made| link_name(&made.item)).collect();
+    let links: BTreeSet<String> = record.made.iter().filter_map(|made| made.item.made_link()).collect();
     let strangers = seen.marked_beside(&links);
     let workloads = record.settings.workloads.iter().map(|(id, workload)| WorkloadStatus {
         id: id.clone(),
@@ -57,11 +57,4 @@ pub async fn status(store: &Store) -> Result<Status, NetError> {
     });
     let workloads = workloads.collect();
     Ok(Status { workloads, drift: plan.changes, strangers, record })
-}
-
-fn link_name(item: &Item) -> Option<&str> {
-    match item {
-        Item::Bridge { name, .. } | Item::Cable { name, .. } => Some(name),
-        _ => None,
-    }
 }

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::capture::capture;
+use super::overlay::overlay;
 use super::{NamespaceRef, Network, Plug, Port, Settings, Workload, written};
 use crate::config::diagnostic::{FieldPath, Problems, did_you_mean};
 use crate::config::resolve::check;
 use crate::net::firewall::Protocol;
 use crate::net::ipam;
+use crate::net::overlay::Plan;
 use crate::net::prefix::Prefix;
 
 /// Bridges in one host's forwarding rules.
@@ -36,7 +38,7 @@ pub(super) fn resolve(file: written::File, base: &Path, problems: &mut Problems)
     for (name, network) in networks {
         let at = &at.field(&name);
         check::dns_label_key(&name, at, problems);
-        let network = resolve_network(&name, network, at, problems);
+        let network = resolve_network(&name, network, base, at, problems);
         apart(&network, &settings.networks, at, problems);
         settings.networks.insert(name, network);
     }
@@ -69,6 +71,7 @@ pub(super) fn resolve(file: written::File, base: &Path, problems: &mut Problems)
 pub(in crate::net) fn resolve_network(
     name: &str,
     network: written::Network,
+    base: &Path,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> Network {
@@ -88,12 +91,26 @@ pub(in crate::net) fn resolve_network(
     if network.mtu.is_some() {
         check::range(network.mtu, *MTU.end(), MTU, &at.field("mtu"), problems);
     }
+    let is_overlay = network.overlay.is_some();
+    let subnets = if is_overlay {
+        if network.subnets.is_some() {
+            let hint = "an overlay's ranges are `overlay.ranges`";
+            problems.report_with(&at.field("subnets"), "hosts lease their subnets of an overlay", hint);
+        }
+        Vec::new()
+    } else {
+        subnets(network.subnets, at, problems)
+    };
+    let overlay = network.overlay.map(|written| overlay(written, base, &at.field("overlay"), problems));
     Network {
         bridge,
-        subnets: subnets(network.subnets, at, problems),
+        subnets,
         mtu: network.mtu,
         masquerade: network.masquerade.unwrap_or(true),
         isolated: network.isolated.unwrap_or(true),
+        static_neighbours: network.static_neighbours.unwrap_or(is_overlay),
+        overlay,
+        whole: Vec::new(),
     }
 }
 
@@ -148,13 +165,20 @@ fn apart(network: &Network, others: &BTreeMap<String, Network>, at: &FieldPath<'
         if other.bridge == network.bridge {
             problems.report(at, format!("its bridge `{}` is that of network `{name}`", network.bridge));
         }
-        for subnet in &network.subnets {
-            if let Some(same) = other.subnets.iter().find(|other| other.overlaps(*subnet)) {
+        for (field, subnet) in claimed(network) {
+            if let Some((_, same)) = claimed(other).into_iter().find(|(_, other)| other.overlaps(subnet)) {
                 let message = format!("{subnet} overlaps {same} of network `{name}`");
-                problems.report(&at.field("subnets"), message);
+                problems.report(&at.field(field), message);
             }
         }
     }
+}
+
+/// What it keeps from others, and the field that says so.
+fn claimed(network: &Network) -> Vec<(&'static str, Prefix)> {
+    let founding = network.overlay.as_ref().and_then(|overlay| overlay.founding.as_ref());
+    let ranges = founding.map_or(Vec::new(), Plan::wholes).into_iter().map(|whole| ("overlay", whole));
+    network.subnets.iter().map(|subnet| ("subnets", *subnet)).chain(ranges).collect()
 }
 
 fn plug(
@@ -189,7 +213,10 @@ fn plug(
     let ports = written.iter().enumerate().filter_map(|(index, text)| {
         let at = &at.item(index);
         let port = port(text, at, problems)?;
-        let serves = |address: IpAddr| network.subnets.iter().any(|s| s.is_ipv4() == address.is_ipv4());
+        let serves = |address: IpAddr| {
+            // What an overlay has is known later.
+            network.overlay.is_some() || network.subnets.iter().any(|s| s.is_ipv4() == address.is_ipv4())
+        };
         if port.address.is_some_and(|address| !serves(address)) {
             problems.report(at, format!("network `{name}` has no subnet of that family"));
         }
@@ -208,6 +235,13 @@ pub(in crate::net) fn addresses(
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> Vec<IpAddr> {
+    if network.overlay.is_some() && !written.is_empty() {
+        problems.report(
+            at,
+            "a host of an overlay does not choose its subnet, so its workloads have no fixed addresses",
+        );
+        return Vec::new();
+    }
     let mut found: Vec<IpAddr> = Vec::new();
     for (index, text) in written.iter().enumerate() {
         let at = &at.item(index);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::written::Ordered;
+use crate::config::written::{ClientTls, OneOrMany, Ordered, Span};
 
 /// The network of one host, for `outrigger net`.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -20,17 +20,71 @@ pub(super) struct File {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::net) struct Network {
-    /// Address ranges: one of IPv4, one of IPv6, or both. The first address of each is the bridge's own.
-    #[schemars(required)]
+    /// Address ranges: one of IPv4, one of IPv6, or both. The first address of each is the bridge's own. Required, but
+    /// for an overlay.
     pub(in crate::net) subnets: Option<Vec<String>>,
     /// The bridge's name, of 15 characters at most. Default: `or-` and the network's name.
     pub(in crate::net) bridge: Option<String>,
-    /// The largest packet, in bytes. Default: that of the link that leads out of this host.
+    /// The largest packet, in bytes. Default: that of the link that leads out of this host, less what an overlay adds.
     pub(in crate::net) mtu: Option<u32>,
     /// What leaves this host has the host's address. Default: true.
     pub(in crate::net) masquerade: Option<bool>,
     /// Nothing goes to or comes from other networks here, but to published ports. Default: true.
     pub(in crate::net) isolated: Option<bool>,
+    /// The host and its workloads are told each other's hardware addresses instead of asking for them.
+    /// Default: false, or true for an overlay.
+    pub(in crate::net) static_neighbours: Option<bool>,
+    /// The network goes on on other hosts. Default: it ends here.
+    pub(in crate::net) overlay: Option<Overlay>,
+}
+
+/// A network of many hosts: each leases a subnet in etcd and reaches the others by VXLAN. The schema is flannel's. It
+/// needs `outrigger net run`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::net) struct Overlay {
+    /// The etcd that the hosts share.
+    #[schemars(required)]
+    pub(in crate::net) etcd: Option<OverlayEtcd>,
+    /// Ranges that the hosts' subnets come from: one of IPv4, and one of IPv6 if wanted. Written to etcd if the network
+    /// is not there yet; otherwise what etcd has holds. Default: what etcd has.
+    pub(in crate::net) ranges: Option<Vec<String>>,
+    /// Length of each host's subnet of IPv4, where `ranges` founds the network. Default: 24, or what gives four subnets.
+    pub(in crate::net) subnet_length: Option<u8>,
+    /// The same of IPv6. Default: 64, or what gives four subnets.
+    pub(in crate::net) subnet_length_ipv6: Option<u8>,
+    /// Number of the network on the wire, where `ranges` founds it. Default: 1.
+    pub(in crate::net) vni: Option<u32>,
+    /// UDP port, where `ranges` founds the network. Default: 8472.
+    pub(in crate::net) port: Option<u16>,
+    /// Send to hosts on the same link without a tunnel. Default: what etcd says.
+    pub(in crate::net) direct_routing: Option<bool>,
+    /// The link to the other hosts. Default: the one that the default route leads to.
+    pub(in crate::net) interface: Option<String>,
+    /// For how long this host's subnet stays its own when it is silent. Default: 24h.
+    pub(in crate::net) lease: Option<Span>,
+    /// Leave checksums of packed packets to hardware. Default: true from Linux 5.7 on, before which translating a packed
+    /// packet spoilt them.
+    pub(in crate::net) checksum_offload: Option<bool>,
+}
+
+/// The etcd that hosts share.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::net) struct OverlayEtcd {
+    /// Client URLs of its members, such as http://10.0.0.1:2379: one or a list. With https, all of them.
+    #[schemars(required)]
+    pub(in crate::net) endpoints: Option<OneOrMany>,
+    /// What all keys of the network begin with. Default: /coreos.com/network.
+    pub(in crate::net) prefix: Option<String>,
+    /// With authentication: the user.
+    pub(in crate::net) user: Option<String>,
+    /// With authentication: file with the user's password.
+    pub(in crate::net) password_file: Option<String>,
+    /// With https.
+    pub(in crate::net) tls: Option<ClientTls>,
+    /// For one exchange. Default: 2s.
+    pub(in crate::net) timeout: Option<Span>,
 }
 
 /// A network namespace, put on a network, captured, or both.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use prometheus::{Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+use tokio::time::Instant;
+
 use super::super::store::Record;
 use crate::metrics::{Declare, Family, Process, families};
 
@@ -33,6 +35,16 @@ families! {
         "Workloads by state: served, waiting (its namespace is not there).";
     addresses: IntGaugeVec = "outrigger_net_addresses", ["network"],
         "Addresses given to workloads.";
+    overlay_leased: IntGaugeVec = "outrigger_net_overlay_leased", ["network"],
+        "1 while this host has a subnet of the network.";
+    overlay_peers: IntGaugeVec = "outrigger_net_overlay_peers", ["network"],
+        "Other hosts of the network.";
+    overlay_left_out: IntGaugeVec = "outrigger_net_overlay_hosts_left_out", ["network"],
+        "Hosts that etcd names and that cannot be believed or reached.";
+    overlay_confirmed: GaugeVec = "outrigger_net_overlay_confirmed_seconds", ["network"],
+        "Seconds since etcd last said that this host's subnet is its own.";
+    overlay_lost: IntCounterVec = "outrigger_net_overlay_lost_total", ["network", "outcome"],
+        "Times that the lease of this host's subnet had ended, by outcome: regained, renumbered (another host has it).";
     passed: IntGaugeVec = "outrigger_net_passed_udp_flows", ["workload"],
         "Flows of UDP that passed a captured workload's table untouched, since the table came.";
     build_info: GaugeVec = "outrigger_net_build_info", ["version"],
@@ -69,6 +81,30 @@ impl Metrics {
         for network in record.settings.networks.keys() {
             let count = record.leases.iter().filter(|lease| lease.network == *network).count();
             self.addresses.with_label_values(&[network]).set(number(count));
+        }
+    }
+
+    pub(super) fn forget_overlays(&self) {
+        self.overlay_leased.reset();
+        self.overlay_peers.reset();
+        self.overlay_left_out.reset();
+        self.overlay_confirmed.reset();
+    }
+
+    /// `peers` is of a network that is leased.
+    pub(super) fn show_overlay(
+        &self,
+        network: &str,
+        peers: Option<usize>,
+        left_out: usize,
+        confirmed: Option<Instant>,
+    ) {
+        self.overlay_leased.with_label_values(&[network]).set(peers.is_some().into());
+        self.overlay_peers.with_label_values(&[network]).set(number(peers.unwrap_or(0)));
+        self.overlay_left_out.with_label_values(&[network]).set(number(left_out));
+        if let Some(confirmed) = confirmed {
+            let seconds = confirmed.elapsed().as_secs_f64();
+            self.overlay_confirmed.with_label_values(&[network]).set(seconds);
         }
     }
 

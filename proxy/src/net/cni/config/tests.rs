@@ -29,10 +29,7 @@ fn alone_it_needs_subnets_and_little_more() {
     let Kind::Alone { network, addresses, publish } = config.kind else { panic!("alone") };
     assert_eq!((network.bridge.as_str(), network.masquerade, network.isolated), ("or-web", true, true));
     assert!(addresses.is_empty() && publish.is_empty() && config.capture.is_none());
-    assert_eq!(
-        (config.state.as_path(), config.dns.to_string().as_str()),
-        (std::path::Path::new(STATE), "{}")
-    );
+    assert_eq!((config.state.as_path(), config.dns.to_string().as_str()), (Path::new(STATE), "{}"));
     let config = good(
         r#""subnets": ["10.88.0.0/24"], "bridge": "b0", "mtu": 1400, "masquerade": false, "isolated": false,
         "capture": {"outbound": 0}, "dns": {"nameservers": ["10.88.0.1"]}, "state_dir": "/run/x",
