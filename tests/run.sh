@@ -21,7 +21,7 @@ needed+=(node:nodejs npm:npm)
 needed+=(strace:strace setpriv:util-linux flock:util-linux)
 # Container runtimes, and what they are compared with.
 needed+=(podman:podman runc:runc conmon:conmon containerd:containerd nsenter:util-linux)
-needed+=(iptables:iptables)
+needed+=(iptables:iptables catatonit:catatonit)
 # Debian's place for servers, which only root has on the path.
 PATH=$PATH:/usr/sbin
 
@@ -31,6 +31,10 @@ for pair in "${needed[@]}"; do
 done
 # A library of Debian's own Python, whatever other one is in front of it.
 /usr/bin/python3 -c 'import dns' 2>/dev/null || missing+=(python3-dnspython)
+# What podman-compose needs, and a place of its own to be in.
+/usr/bin/python3 -c 'import yaml' 2>/dev/null || missing+=(python3-yaml)
+/usr/bin/python3 -c 'import dotenv' 2>/dev/null || missing+=(python3-dotenv)
+/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 # Programs that are on no path.
 [[ -x /usr/lib/cni/bridge ]] || missing+=(containernetworking-plugins)
 [[ -x /usr/lib/podman/netavark ]] || missing+=(netavark)
@@ -64,6 +68,15 @@ cp tests/clients/node/package.json tests/clients/node/package-lock.json "$client
 if ! cmp -s "$clients/package-lock.json" "$clients/installed.json"; then
     npm ci --prefix "$clients" --no-audit --no-fund --ignore-scripts
     cp "$clients/package-lock.json" "$clients/installed.json"
+fi
+
+# For the compose file, with podman.
+clients=${CARGO_TARGET_DIR:-target}/clients/python
+wanted=tests/clients/python/requirements.txt
+if ! cmp -s "$wanted" "$clients/installed.txt"; then
+    /usr/bin/python3 -m venv --clear --system-site-packages "$clients"
+    "$clients/bin/pip" install --quiet --no-deps --require-hashes --requirement "$wanted"
+    cp "$wanted" "$clients/installed.txt"
 fi
 
 cargo build --release --locked -p outrigger

@@ -32,6 +32,8 @@ read end
 const BUSYBOX: &str = "/bin/busybox";
 /// A client as people have it: it asks for names by its C library.
 const CURL: &str = "/usr/bin/curl";
+/// The program of which podman makes its pods' first container.
+const PAUSE: &str = "/usr/bin/catatonit";
 /// The server takes the lines of its head as they come, and a strict client wants them whole.
 const WHO: &str = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s' \"$REMOTE_ADDR\"\n";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -92,6 +94,8 @@ pub struct Podman<'a> {
 
 /// Of the image that `Podman::image` makes.
 pub const IMAGE: &str = "localhost/outrigger-test:1";
+/// Of the sidecar's image, as the examples call it.
+pub const SIDECAR: &str = "localhost/outrigger";
 
 impl<'a> Podman<'a> {
     /// Its networks are by CNI, with our plugin and those of Debian.
@@ -113,11 +117,20 @@ impl<'a> Podman<'a> {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine.command("env");
-        command.arg(format!("CONTAINERS_CONF={}", self.folder.join("containers.conf").display()));
-        command.args(["podman", "--root"]).arg(self.folder.join("root"));
-        command.args(["--runroot", "/run/podman-root", "--tmpdir", "/run/podman-tmp"]).args(arguments);
+        let words = self.inside(arguments);
+        let mut command = self.machine.command(&words[0]);
+        command.args(&words[1..]);
         command
+    }
+
+    /// What to execute on the machine.
+    fn inside(&self, arguments: &[&str]) -> Vec<String> {
+        let folder = self.folder.display();
+        let configuration = format!("CONTAINERS_CONF={folder}/containers.conf");
+        let root = format!("{folder}/root");
+        let words = ["env", &configuration, "podman", "--root", &root, "--runroot", "/run/podman-root"];
+        let words = words.iter().chain(&["--tmpdir", "/run/podman-tmp"]).chain(arguments);
+        words.map(|word| (*word).to_owned()).collect()
     }
 
     pub fn say(&self, arguments: &[&str]) -> Said {
@@ -137,7 +150,7 @@ impl<'a> Podman<'a> {
         fs::create_dir_all(&bin).unwrap();
         fs::create_dir_all(&www).unwrap();
         fs::copy(BUSYBOX, bin.join("busybox")).expect("tests/run.sh installs it");
-        for name in ["sh", "sleep", "httpd", "wget", "ip"] {
+        for name in ["sh", "sleep", "httpd", "wget", "ip", "mkdir"] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
         with_libraries(CURL, &context.join("rootfs"));
@@ -147,15 +160,66 @@ impl<'a> Podman<'a> {
         fs::write(context.join("Containerfile"), file).unwrap();
         self.ok(&["build", "--quiet", "--tag", IMAGE, context.to_str().unwrap()]);
     }
+
+    /// The example's image of the program under test; `OUTRIGGER_STATIC` is one that needs no libraries.
+    pub fn sidecar_image(&self) {
+        let program = std::env::var_os("OUTRIGGER_STATIC")
+            .map_or_else(|| crate::program::outrigger().into(), PathBuf::from);
+        let folder = self.folder.join("sidecar");
+        let script = crate::program::root().join("examples/containers/image.sh");
+        say(Command::new(script).args([&program, &folder])).expect_ok("image.sh");
+        self.ok(&["build", "--quiet", "--tag", SIDECAR, folder.to_str().unwrap()]);
+    }
+
+    /// An image that holds a pod's namespaces, as podman makes it for its own pods.
+    pub fn pause_image(&self, name: &str) {
+        let context = self.folder.join("pause");
+        fs::create_dir_all(&context).unwrap();
+        fs::copy(PAUSE, context.join("pause")).expect("tests/run.sh installs catatonit");
+        let file = "FROM scratch\nCOPY pause /\nENTRYPOINT [\"/pause\", \"-P\"]\n";
+        fs::write(context.join("Containerfile"), file).unwrap();
+        self.ok(&["build", "--quiet", "--tag", name, context.to_str().unwrap()]);
+    }
+
+    /// A program that is `podman` as here, for others to call.
+    pub fn wrapper(&self) -> PathBuf {
+        let path = self.folder.join("podman");
+        let command = self.inside(&[]);
+        let words: Vec<String> = command.iter().map(|word| format!("'{word}'")).collect();
+        executable(&path, &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")));
+        path
+    }
 }
 
 impl Drop for Podman<'_> {
     fn drop(&mut self) {
         // Twice: of a container whose keeper was killed, the first learns that it does not run.
+        let _ = self.command(&["pod", "rm", "--force", "--time=0", "--all"]).output();
         for _ in 0..2 {
             let _ = self.command(&["rm", "--force", "--time=0", "--all"]).output();
         }
         remove_cgroups("libpod_parent");
+    }
+}
+
+/// What the kernel says of a container's first process.
+#[derive(Debug)]
+pub struct Status {
+    pub uid: String,
+    /// Those in effect, as hexadecimal digits.
+    pub capabilities: String,
+}
+
+impl Status {
+    #[track_caller]
+    pub fn of(podman: &Podman<'_>, container: &str) -> Self {
+        let process = podman.ok(&["inspect", "--format", "{{.State.Pid}}", container]);
+        let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("every process has it");
+            line.split_whitespace().next().unwrap().to_owned()
+        };
+        Self { uid: field("Uid:"), capabilities: field("CapEff:") }
     }
 }
 

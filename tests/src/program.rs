@@ -48,6 +48,12 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository")
 }
 
+/// Where `tests/run.sh` puts what clients by others need.
+pub fn clients() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    root().join(target).join("clients")
+}
+
 /// Runs `outrigger` to its end.
 pub fn run(arguments: &[&str], dir: &Path) -> Said {
     say(Command::new(outrigger()).args(arguments).current_dir(dir))

@@ -5,26 +5,14 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use outrigger_tests::machine::{IMAGE, Machine, Podman, plugins};
+use outrigger_tests::machine::{IMAGE, Machine, Podman, SIDECAR, Status, plugins};
 use outrigger_tests::netlab::Lab;
-use outrigger_tests::program::{self, tool};
+use outrigger_tests::program;
 use outrigger_tests::wait;
 use serde_json::{Value, json};
 
-const SIDECAR: &str = "localhost/outrigger:1";
-
 fn example(name: &str) -> PathBuf {
     program::root().join("examples/containers").join(name)
-}
-
-/// The example's image of the program under test; `OUTRIGGER_STATIC` is one that needs no libraries.
-fn sidecar_image(podman: &Podman<'_>, lab: &Lab) {
-    let program =
-        std::env::var_os("OUTRIGGER_STATIC").map_or_else(|| program::outrigger().into(), PathBuf::from);
-    let folder = lab.dir.path().join("sidecar");
-    let arguments = [program.to_str().unwrap(), folder.to_str().unwrap()];
-    tool(example("image.sh").to_str().unwrap(), &arguments, lab.dir.path()).expect_ok("image.sh");
-    podman.ok(&["build", "--quiet", "--tag", SIDECAR, folder.to_str().unwrap()]);
 }
 
 fn conflist(lab: &Lab) -> String {
@@ -47,7 +35,7 @@ fn a_captured_container_reaches_services_by_name_through_its_sidecar() {
     let machine = Machine::new(&lab.node);
     let podman = Podman::new(&machine, &lab);
     podman.image();
-    sidecar_image(&podman, &lab);
+    podman.sidecar_image();
     plugins(&lab);
     machine.write("/etc/cni/net.d/mesh.conflist", &conflist(&lab));
     let run = |name: &str, more: &[&str]| {
@@ -77,11 +65,8 @@ fn a_captured_container_reaches_services_by_name_through_its_sidecar() {
     let counted =
         |line: &&str| line.starts_with("outrigger_requests_total{") && line.contains("service=\"shop\"");
     assert!(metrics.lines().any(|line| counted(&line)), "{metrics}");
-    let process = podman.ok(&["inspect", "--format", "{{.State.Pid}}", "app-sidecar"]);
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let field =
-        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-    assert_eq!((field("Uid:"), field("CapEff:")), ("1337\t1337\t1337\t1337".into(), "0".repeat(16)));
+    let sidecar = Status::of(&podman, "app-sidecar");
+    assert_eq!((sidecar.uid.as_str(), sidecar.capabilities.as_str()), ("1337", "0000000000000000"));
     // The sidecar goes first, and what was captured finds nobody; then its container.
     podman.ok(&["rm", "--force", "--time=0", "app-sidecar"]);
     assert!(!get(&direct).ok());
