@@ -5,19 +5,17 @@
 //! the process: half a proxy is worse than none.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Capture, Config, Secret};
-use crate::control::admin::Listener;
+use crate::config::{Config, Secret};
 use crate::control::{Control, Options, StartError};
 use crate::link::{COMMANDS_MAX, Command, REPORTS_MAX};
 use crate::logging::AccessLog;
@@ -25,10 +23,11 @@ use crate::metrics::Metrics;
 use crate::policy::{Engine, EngineError};
 use crate::snapshot::Snapshot;
 use crate::worker::{Door, OwnDials};
-use crate::{names, tcp, worker};
+use crate::{names, worker};
+use ports::{Ports, addresses};
 
-/// Connections that wait to be accepted, per listener; the kernel caps it by `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+mod ports;
+
 /// How long start waits for the workers to serve the first snapshot.
 const READY_WAIT: Duration = Duration::from_secs(10);
 
@@ -68,7 +67,7 @@ type Ended = (String, Result<(), String>);
 /// Why the proxy could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    #[error("cannot listen on {address}: {error}{}", hint(.error))]
+    #[error("cannot listen on {address}: {error}{}", ports::hint(.error))]
     Listen { address: String, error: io::Error },
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -189,35 +188,6 @@ fn access_log(config: &Config, metrics: &Metrics) -> Result<Option<AccessLog>, A
     started.map(Some).map_err(AppError::Thread)
 }
 
-/// All that is listened on.
-struct Ports {
-    /// By worker, each with all addresses.
-    workers: Vec<Vec<(Door, TcpListener)>>,
-    admin: Listener,
-    names: Option<names::Sockets>,
-}
-
-impl Ports {
-    /// First of all: a second instance must fail before it registers, compiles or captures anything.
-    async fn bind(config: &Config) -> Result<Self, AppError> {
-        let mut workers: Vec<Vec<(Door, TcpListener)>> = (0..config.workers).map(|_| Vec::new()).collect();
-        bind_all(&mut workers, Door::Open, &config.outbound, false)?;
-        if let Some(Capture { outbound, inbound, .. }) = &config.capture {
-            bind_all(&mut workers, Door::Outbound, &outbound.addresses, outbound.is_default)?;
-            bind_all(&mut workers, Door::Inbound, &inbound.addresses, inbound.is_default)?;
-        }
-        let admin = Listener::bind(&config.admin.listen)
-            .await
-            .map_err(|error| AppError::Listen { address: config.admin.listen.to_string(), error })?;
-        let names = config.dns.as_ref().map(names::Sockets::bind).transpose();
-        let names = names.map_err(|(address, error)| AppError::Listen {
-            address: format!("{address} for names"),
-            error,
-        })?;
-        Ok(Self { workers, admin, names })
-    }
-}
-
 impl Running {
     /// Returns when a worker has ended without being told to, which nobody should survive.
     pub async fn failed(&mut self) -> AppError {
@@ -293,74 +263,5 @@ fn allow_files(config: &Config) {
     let wanted = (config.limits.connections_max * config.workers * ways_in * 2) as u64;
     if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < wanted) {
         tracing::warn!(allowed, wanted, "limits.connections_max needs more open files; raise `ulimit -Hn`");
-    }
-}
-
-/// A listener for each worker at each address. With `spare`, IPv6 is left out on a host without it.
-fn bind_all(
-    workers: &mut [Vec<(Door, TcpListener)>],
-    door: Door,
-    addresses: &[SocketAddr],
-    spare: bool,
-) -> Result<(), AppError> {
-    let shared = workers.len() > 1;
-    for address in addresses {
-        let failed = |error| AppError::Listen { address: address.to_string(), error };
-        // Without the option first: with it, a second process would silently take half of the traffic.
-        match bind(*address, false) {
-            Ok(probe) => drop(probe),
-            Err(error) if spare && address.is_ipv6() && is_absent(&error) => {
-                tracing::info!(%address, %error, "captured connections are not taken at this address");
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
-        }
-        let mut address = *address;
-        for listeners in &mut *workers {
-            let listener = bind(address, shared).map_err(failed)?;
-            // Port 0 means any port, but the same for all workers.
-            address = listener.local_addr().map_err(failed)?;
-            listeners.push((door, listener));
-        }
-    }
-    Ok(())
-}
-
-/// The host has no such address, or nothing of its kind.
-fn is_absent(error: &io::Error) -> bool {
-    let absent = [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT];
-    error.raw_os_error().is_some_and(|code| absent.contains(&code))
-}
-
-fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // Accepted connections inherit it: one call here instead of one for each of them. Without it, small answers
-    // wait for acknowledgements.
-    socket.set_tcp_nodelay(true)?;
-    // So is this.
-    tcp::spare_loopback((&socket).into(), address.ip());
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Those of one kind; all workers have the same.
-fn addresses(listeners: &[Vec<(Door, TcpListener)>], door: Door) -> Vec<SocketAddr> {
-    let first = listeners.iter().take(1).flatten().filter(|(is, _)| *is == door);
-    first.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process has it: `ss -ltnp` tells which",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "; this host has no such address",
-        _ => "",
     }
 }

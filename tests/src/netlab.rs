@@ -105,6 +105,7 @@ impl Lab {
             &["-4", "route", "show", "table", "all"],
             &["-6", "route", "show", "table", "all"],
             &["rule"],
+            &["-6", "rule"],
         ] {
             text += &ip(host, arguments);
         }

@@ -26,6 +26,8 @@ pub struct Scene {
     environment: Vec<(String, OsString)>,
     /// Another than ours.
     user: Option<u32>,
+    /// That this user has, as `setpriv` lists them.
+    capabilities: Option<&'static str>,
 }
 
 /// A proxy that runs; killed when it is dropped.
@@ -55,6 +57,7 @@ impl Scene {
             services: BTreeMap::new(),
             environment: Vec::new(),
             user: None,
+            capabilities: None,
         };
         scene
             .set("workers", "2")
@@ -81,6 +84,12 @@ impl Scene {
         self.user = Some(user);
         // Our home is not its own.
         self.set("state_dir", "state")
+    }
+
+    /// With these capabilities beside its user, as in `+net_raw`.
+    pub fn capable(mut self, capabilities: &'static str) -> Self {
+        self.capabilities = Some(capabilities);
+        self
     }
 
     /// Sets a top-level field; the value is YAML on one line.
@@ -192,7 +201,12 @@ impl Scene {
             Some(user) => {
                 let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
                 let mut command = Command::new("setpriv");
-                command.args([&user, &group, "--clear-groups"]).arg(program::outrigger());
+                command.args([&user, &group, "--clear-groups"]);
+                for kind in self.capabilities.iter().flat_map(|_| ["inh", "ambient"]) {
+                    let capabilities = self.capabilities.unwrap_or_default();
+                    command.arg(format!("--{kind}-caps={capabilities}"));
+                }
+                command.arg(program::outrigger());
                 command
             }
         };

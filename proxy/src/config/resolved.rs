@@ -17,7 +17,7 @@ mod capture;
 mod dns;
 mod registry;
 
-pub use capture::{Capture, Listen, Ports, Unknown};
+pub use capture::{Capture, Listen, Mode, Ports, Unknown};
 pub use dns::{
     Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, Resolver, ResolverVia, Resolvers, ServiceNames,
     VirtualRanges,

@@ -17,7 +17,7 @@ mod registry;
 mod tls;
 mod units;
 
-pub(crate) use capture::{Capture, Unknown};
+pub(crate) use capture::{Capture, Mode, Unknown};
 pub(crate) use dns::{
     Answer, ConsulNames, Dns, DnsCache, DnsLimits, Forward, ServiceNames, VirtualAddresses,
 };

@@ -19,6 +19,7 @@ pub mod kernel;
 mod message;
 pub mod notice;
 pub mod publish;
+pub mod transparent;
 
 /// Every table of ours has this name, one in each namespace; the family is `inet`, so one serves IPv4 and IPv6.
 pub const TABLE: &str = "outrigger";
@@ -66,6 +67,8 @@ pub struct Chain {
 pub enum ChainKind {
     Filter,
     Nat,
+    /// A mark that is set here chooses the way anew.
+    Route,
 }
 
 /// The numbers are the kernel's.
@@ -85,7 +88,7 @@ pub enum Protocol {
     Udp,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     Ipv4,
@@ -121,6 +124,12 @@ pub enum Match {
     Mark(u32),
     /// The connection was sent elsewhere than its client meant.
     Translated,
+    /// A TCP segment that asks for a new connection.
+    Opening,
+    /// To an address of this host.
+    ToThisHost,
+    /// In the direction of the flow's first packet, of a flow with this mark.
+    ForthOfFlow(u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +142,14 @@ pub enum Act {
     CountAndReturn,
     /// To a port of this host.
     Redirect(u16),
+    /// To the transparent socket that has the connection, or listens at this port: untranslated. Without one, this is
+    /// no match.
+    Take(u16),
+    /// The client sees a reset.
+    Reset,
+    /// Marks the whole flow, or the packet.
+    MarkFlow(u32),
+    MarkPacket(u32),
     Masquerade,
     /// To where the set sends this protocol and port; no entry is no match.
     Publish {
@@ -263,6 +280,9 @@ impl fmt::Display for Match {
             Self::Group(group) => write!(f, "meta skgid {group}"),
             Self::Mark(mark) => write!(f, "meta mark {mark:#x}"),
             Self::Translated => f.write_str("ct status dnat"),
+            Self::Opening => f.write_str("tcp flags & (fin | syn | rst | ack) == syn"),
+            Self::ToThisHost => f.write_str("fib daddr type local"),
+            Self::ForthOfFlow(mark) => write!(f, "ct direction original ct mark {mark:#x}"),
         }
     }
 }
@@ -275,6 +295,10 @@ impl fmt::Display for Act {
             Self::Return => f.write_str("return"),
             Self::CountAndReturn => f.write_str("counter return"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
+            Self::Take(port) => write!(f, "tproxy to :{port} accept"),
+            Self::Reset => f.write_str("reject with tcp reset"),
+            Self::MarkFlow(mark) => write!(f, "ct mark set {mark:#x}"),
+            Self::MarkPacket(mark) => write!(f, "meta mark set {mark:#x}"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Publish { family, by_address, set } => {
                 let ip = if *family == Family::Ipv4 { "ip" } else { "ip6" };
@@ -305,6 +329,7 @@ impl fmt::Display for ChainKind {
         f.write_str(match self {
             Self::Filter => "filter",
             Self::Nat => "nat",
+            Self::Route => "route",
         })
     }
 }

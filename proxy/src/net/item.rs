@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::firewall::Table;
+use super::firewall::{Family, Table};
+use super::links::{LOOPBACK, MarkRule};
 use super::prefix::Prefix;
 
 /// The network namespace that an item is in.
@@ -89,6 +90,13 @@ pub enum Item {
     Checksums {
         link: String,
     },
+    /// What is marked goes by a table of routes of its own.
+    MarkRule(MarkRule),
+    /// The only route of such a table: whatever is meant for elsewhere comes in by loopback.
+    WayIn {
+        family: Family,
+        table: u32,
+    },
     /// A file below `/proc/sys`.
     Sysctl {
         name: String,
@@ -111,6 +119,8 @@ pub enum Key {
     Forward(String, Mac),
     Neighbour(String, IpAddr),
     Checksums(String),
+    MarkRule(Family),
+    WayIn(Family),
     Sysctl(String),
     Table(String),
 }
@@ -127,6 +137,8 @@ impl Item {
             Self::Up { link } => Key::Up(link.clone()),
             Self::Address { link, address } => Key::Address(link.clone(), *address),
             Self::Route { to, .. } => Key::Route(*to),
+            Self::MarkRule(rule) => Key::MarkRule(rule.family),
+            Self::WayIn { family, .. } => Key::WayIn(*family),
             Self::Sysctl { name, .. } => Key::Sysctl(name.clone()),
             Self::Table(table) => Key::Table(table.name.clone()),
         }
@@ -140,7 +152,8 @@ impl Item {
             Self::Forward { link, .. } | Self::Neighbour { link, .. } | Self::Checksums { link } => {
                 Some(link)
             }
-            Self::Sysctl { .. } | Self::Table(_) => None,
+            Self::WayIn { .. } => Some(LOOPBACK),
+            Self::MarkRule(_) | Self::Sysctl { .. } | Self::Table(_) => None,
         }
     }
 
@@ -235,6 +248,8 @@ impl fmt::Display for Item {
             Self::Forward { link, mac, to } => write!(f, "{mac} is at {to} on {link}"),
             Self::Neighbour { link, address, mac } => write!(f, "neighbour {address} at {mac} on {link}"),
             Self::Checksums { link } => write!(f, "checksums before {link}"),
+            Self::MarkRule(rule) => write!(f, "{rule}"),
+            Self::WayIn { family, table } => write!(f, "way in for {family} by lo, table {table}"),
             Self::Sysctl { name, value } => write!(f, "sysctl {name} = {value}"),
             Self::Table(table) => write!(f, "table {}, {} rules", table.name, table.rule_count()),
         }

@@ -130,6 +130,8 @@ impl Kernels {
             }
             Item::Neighbour { link, address, mac } => links.set_neighbour(link, *address, *mac).await,
             Item::Checksums { link } => kernel.namespace.enter(Offload::open)?.set(link, false),
+            Item::MarkRule(rule) => links.add_mark_rule(rule).await,
+            Item::WayIn { family, table } => links.add_way_in(*family, *table).await,
             Item::Sysctl { name, value } => kernel.set(name, value),
             // Done by the caller.
             Item::Table(_) => Ok(()),
@@ -200,6 +202,8 @@ impl Kernel {
             Item::Route { to, via, link, onlink } => {
                 self.links.remove_route(&Route::new(*to, *via, link, *onlink)).await
             }
+            Item::MarkRule(rule) => self.links.remove_mark_rule(rule).await,
+            Item::WayIn { family, table } => self.links.remove_way_in(*family, *table).await,
             // There is no value to go back to: it came with a link.
             Item::Sysctl { .. } | Item::Table(_) => Ok(()),
         }
@@ -222,7 +226,7 @@ impl Kernel {
 
     /// The table first, then the flows that were decided under the other one.
     fn table(&self, from: Option<&Item>, to: Option<&Table>) -> io::Result<()> {
-        self.netfilter.replace(to)?;
+        self.netfilter.replace(to).map_err(lacking)?;
         let from = match from {
             Some(Item::Table(table)) => Some(table),
             _ => None,
@@ -238,6 +242,16 @@ impl Kernel {
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         file.map_err(in_words)?.write_all(value.as_bytes()).map_err(in_words)
     }
+}
+
+/// What it says of a kind of chain or of rule that it does not have.
+fn lacking(error: io::Error) -> io::Error {
+    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported) {
+        return error;
+    }
+    let says =
+        format!("{error}: this kernel lacks something that the table needs; `outrigger doctor` says what");
+    io::Error::new(error.kind(), says)
 }
 
 /// Names come from the store, too, so they are kept from leading elsewhere.

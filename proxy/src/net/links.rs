@@ -23,9 +23,11 @@ use super::prefix::Prefix;
 mod dump;
 pub mod notice;
 pub mod offload;
+mod steering;
 pub mod tunnel;
 
 pub use dump::{Dump, Kind, Link, Route};
+pub use steering::{MarkRule, Steering};
 
 /// What a link's alias begins with if it is ours; shown by `ip link`.
 const MARK: &str = "outrigger";
@@ -62,8 +64,9 @@ impl Links {
             let of_family = self.handle.route().get(request).execute();
             routes.extend(of_family.try_collect::<Vec<_>>().await.map_err(error)?);
         }
+        let steering = self.steering(&routes).await?;
         self.prove().await?;
-        Ok(Dump::of(&links, &addresses, &routes))
+        Ok(Dump { steering, ..Dump::of(&links, &addresses, &routes) })
     }
 
     /// Where its socket fails, the library ends in silence, as if there were nothing or all were done. So an answer is

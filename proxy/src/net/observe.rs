@@ -78,6 +78,8 @@ impl Seen {
                     },
                 }
             }
+            Item::MarkRule(rule) => view.dump.steering.rule(rule, ours.is_some()),
+            Item::WayIn { family, table } => view.dump.steering.way_in(*family, *table),
             Item::Sysctl { name, value } => match view.sysctls.get(name) {
                 None => Standing::Absent,
                 Some(found) if found == value => Standing::Same,

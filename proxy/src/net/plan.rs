@@ -38,6 +38,10 @@ pub struct Plan {
 pub enum Conflict {
     #[error("{place}: there is a link {name} that is not ours; give another name, or remove it")]
     Link { place: Place, name: String },
+    #[error(
+        "{place}: {what} is there already, and not ours; remove it, or leave `capture.mode` at `redirect`"
+    )]
+    Steering { place: Place, what: &'static str },
     #[error("{place}: there is another route to {to}; the namespace belongs to another network already")]
     Route { place: Place, to: String },
 }
@@ -129,6 +133,8 @@ fn conflict(place: &Place, item: &Item) -> Conflict {
     let place = place.clone();
     match item.key() {
         Key::Route(to) => Conflict::Route { place, to: to.to_string() },
+        Key::MarkRule(_) => Conflict::Steering { place, what: "a rule for the mark of captured packets" },
+        Key::WayIn(_) => Conflict::Steering { place, what: "the table of routes for captured packets" },
         Key::Link(name)
         | Key::Up(name)
         | Key::Address(name, _)

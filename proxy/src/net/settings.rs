@@ -127,12 +127,23 @@ pub struct Port {
 /// Whose traffic is led into the sidecar, and whose is not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
+    #[serde(default)]
+    pub mode: Mode,
     /// Where the sidecar listens; `None` leaves that traffic alone.
     pub outbound: Option<u16>,
     pub inbound: Option<u16>,
     pub dns: Option<u16>,
     pub except_outbound: Except,
     pub except_inbound: Except,
+}
+
+/// How TCP is led.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    #[default]
+    Redirect,
+    Tproxy,
 }
 
 /// What is let through untouched. The sidecar's own traffic is among it.

@@ -6,13 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use sha2::{Digest as _, Sha256};
 
-use super::firewall::{Publication, capture, publish};
+use super::firewall::{Family, Publication, capture, publish, transparent};
 use super::item::{Inside, Item, Mac, Place};
-use super::links::Dump;
+use super::links::{Dump, LOOPBACK, MarkRule};
 use super::overlay;
 use super::overlay::items::{Manner, Yields};
 use super::prefix::Prefix;
-use super::settings::{Door, Network, Overlay, Plug, Settings, Workload};
+use super::settings::{Door, Mode, Network, Overlay, Plug, Settings, Workload};
 
 const MTU_IF_NOTHING_IS_BELOW: u32 = 1500;
 /// Twelve hexadecimal digits: two workloads of one host share a name once in 2^48 pairs, and then the second is refused.
@@ -91,6 +91,9 @@ pub fn wanted(settings: &Settings, circumstances: &Circumstances) -> Vec<Wanted>
     }
     for (id, workload) in &settings.workloads {
         if let (Some(inside), Some(capture)) = (circumstances.insides.get(id), &workload.capture) {
+            if capture.mode == Mode::Tproxy && capture.outbound.is_some() {
+                target.steering(inside);
+            }
             target.inside(inside, Item::Table(capture::table(capture)));
         }
     }
@@ -182,6 +185,20 @@ impl Target {
             yields: yields == Yields::Yes,
         });
         self.items.extend(items);
+    }
+
+    /// What brings marked packets back in. Without loopback up, there is no such way.
+    fn steering(&mut self, at: &Inside) {
+        let up = Item::Up { link: LOOPBACK.into() };
+        let place = Place::Inside(at.clone());
+        if !self.items.iter().any(|wanted| wanted.place == place && wanted.item == up) {
+            self.inside(at, up);
+        }
+        for family in [Family::Ipv4, Family::Ipv6] {
+            self.inside(at, Item::WayIn { family, table: transparent::ROUTES });
+            let rule = MarkRule { family, mark: transparent::MARK, table: transparent::ROUTES };
+            self.inside(at, Item::MarkRule(rule));
+        }
     }
 
     fn plug(&mut self, at: &Inside, plug: &Plug, (network, mtu): (&Network, u32), addresses: &[Prefix]) {

@@ -20,7 +20,7 @@ use super::record::{CapturedSeries, Kind, TcpSeries};
 use super::socket::Socket;
 use super::target::Target;
 use super::{Direction, Door, Start, Worker};
-use crate::config::Capture;
+use crate::config::{Capture, Mode};
 use detect::{First, Speech};
 use learned::Learned;
 use relay::Side;
@@ -55,6 +55,8 @@ pub(super) struct Captured {
     pub(super) own_dials: Arc<OwnDials>,
     /// Where captured connections arrive.
     listeners: Vec<SocketAddr>,
+    /// Connections come untranslated.
+    is_transparent: bool,
     learned: Learned,
     workload: Workload,
     series: CapturedSeries,
@@ -123,6 +125,7 @@ impl Captured {
         Self {
             own_dials: Arc::clone(&start.own_dials),
             listeners: captured.filter_map(|(_, listener)| listener.local_addr().ok()).collect(),
+            is_transparent: start.config.capture.as_ref().is_some_and(|capture| capture.mode == Mode::Tproxy),
             learned: Learned::default(),
             workload: Workload::new(&start.config, &start.metrics),
             series: CapturedSeries::new(&start.metrics),
@@ -149,14 +152,19 @@ impl Captured {
         direction: Direction,
     ) -> Result<SocketAddr, (Refusal, SocketAddr)> {
         let (local, original) = socket.addresses().unwrap_or((peer, None));
-        let Some(original) = original.filter(|original| !same(*original, local)) else {
-            return Err((Refusal::NotRedirected, local));
+        let translated = original.filter(|original| !same(*original, local));
+        let is_listener = |address: SocketAddr| self.listeners.iter().any(|own| same(*own, address));
+        let original = match translated {
+            Some(original) => original,
+            // The connection is to the very address that was dialled.
+            None if self.is_transparent && !is_listener(local) => local,
+            None => return Err((Refusal::NotRedirected, local)),
         };
         // What comes from outside was meant for this host, by whichever of its addresses.
         let wild = |own: &SocketAddr| {
             direction == Direction::Inbound && own.ip().is_unspecified() && own.port() == original.port()
         };
-        let is_ours = self.listeners.iter().any(|own| same(*own, original) || wild(own));
+        let is_ours = is_listener(original) || self.listeners.iter().any(wild);
         if is_ours { Err((Refusal::Loop, original)) } else { Ok(original) }
     }
 

@@ -16,6 +16,7 @@ mod capture_http;
 mod capture_inbound;
 mod capture_life;
 mod capture_tcp;
+mod capture_tproxy;
 mod clock_jumps;
 mod cni;
 mod cni_life;

@@ -151,7 +151,7 @@ fn connections_outlive_a_new_table() {
 #[test]
 fn the_tables_are_what_nft_would_have_made() {
     let Some(mut lab) = Lab::new() else { return };
-    let (a, witness) = (lab.workload("a"), lab.workload("witness"));
+    let (a, b, witness) = (lab.workload("a"), lab.workload("b"), lab.workload("witness"));
     let capture = "sidecar: {uid: 5, gid: 6, mark: 7}, except_outbound: {ports: ['1', '8000-8099'], \
                    ranges: [10.0.0.0/9, 'fd00::/9', 192.0.2.1, '2001:db8::1'], uids: [8], gids: [9], marks: [10], \
                    interfaces: [eth9]}, except_inbound: {ports: ['22'], ranges: [10.0.0.0/8], interfaces: [eth8]}";
@@ -160,11 +160,13 @@ fn the_tables_are_what_nft_would_have_made() {
         "workloads:",
         "  open: {subnets: [10.89.0.0/24], isolated: false, masquerade: false}\n  two: {subnets: ['fd89::/64']}\nworkloads:",
     );
+    let untranslated = file(&b, &format!("mode: tproxy, {capture}"));
+    let text = text + &untranslated.lines().last().unwrap().replacen("a:", "b:", 1) + "\n";
     let plan = lab.net(&["plan", &lab.write(&text), "--rules"]).expect_ok("plan").out;
     lab.apply(&text);
     let parts: Vec<&str> = plan.split("\n# ").skip(1).collect();
-    assert_eq!(parts.len(), 2, "{plan}");
-    for (part, host) in parts.iter().zip([&lab.node, &a]) {
+    assert_eq!(parts.len(), 3, "{plan}");
+    for (part, host) in parts.iter().zip([&lab.node, &a, &b]) {
         let rules = part.split_once('\n').unwrap().1;
         let path = lab.dir.path().join("rules.nft");
         std::fs::write(&path, rules).unwrap();

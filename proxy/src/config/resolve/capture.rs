@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::super::diagnostic::{FieldPath, Problems};
-use super::super::resolved::{Capture, Listen, Ports, Unknown};
+use super::super::resolved::{Capture, Listen, Mode, Ports, Unknown};
 use super::super::written;
 use super::check::{self, span};
 use super::listen;
@@ -22,6 +22,10 @@ pub(super) fn resolve(written: written::Capture, at: &FieldPath<'_>, problems: &
     let inbound =
         [(Ipv4Addr::UNSPECIFIED, INBOUND_PORT).into(), (Ipv6Addr::UNSPECIFIED, INBOUND_PORT).into()];
     let capture = Capture {
+        mode: match written.mode {
+            Some(written::Mode::Tproxy) => Mode::Tproxy,
+            Some(written::Mode::Redirect) | None => Mode::Redirect,
+        },
         outbound: addresses(written.outbound, outbound, &at.field("outbound"), problems),
         inbound: addresses(written.inbound, inbound, &at.field("inbound"), problems),
         unknown: match written.unknown {

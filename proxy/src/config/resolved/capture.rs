@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {
+    pub mode: Mode,
     /// What the workload sends. At least one of the two takes something.
     pub outbound: Listen,
     /// What comes to the workload.
@@ -24,6 +25,15 @@ pub struct Listen {
     pub addresses: Vec<SocketAddr>,
     /// Nobody asked for these addresses, so one that the host lacks is left out.
     pub is_default: bool,
+}
+
+/// How captured connections come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Translated.
+    Redirect,
+    /// To sockets that stand for any address.
+    Tproxy,
 }
 
 /// What becomes of a connection to an address that no service has.

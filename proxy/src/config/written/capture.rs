@@ -10,6 +10,8 @@ use super::{OneOrMany, Span};
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Capture {
+    /// How the table leads it here, as the network file says. Default: redirect.
+    pub(crate) mode: Option<Mode>,
     /// Where arrives what the workload sends: one IP:port or a list; an empty list takes nothing. Default:
     /// 127.0.0.1:15001 and, where the host has IPv6, [::1]:15001.
     pub(crate) outbound: Option<OneOrMany>,
@@ -28,6 +30,16 @@ pub(crate) struct Capture {
     pub(crate) opaque_outbound: Option<Vec<String>>,
     /// The same for the workload's own ports. Default: none.
     pub(crate) opaque_inbound: Option<Vec<String>>,
+}
+
+/// How captured connections come.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Translated; the kernel says what was dialled.
+    Redirect,
+    /// As they are, to sockets that stand for any address. Needs CAP_NET_RAW or CAP_NET_ADMIN at the start.
+    Tproxy,
 }
 
 /// What becomes of a connection to an address that no service has.

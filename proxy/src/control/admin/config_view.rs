@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::{
     Admin, AdminListen, Backend, Capture, Config, Ejection, ForwardedFields, HashKey, Limits, Listen, Log,
-    LogFormat, NamedPolicy, Node, PolicyHost, PolicyOrigin, PolicyUse, Ports, Release, Retry, Route,
+    LogFormat, Mode, NamedPolicy, Node, PolicyHost, PolicyOrigin, PolicyUse, Ports, Release, Retry, Route,
     RouteAction, RouteMatch, ServiceSettings, Timeouts, Unknown,
 };
 use crate::release::{PublicKey, Trust};
@@ -74,14 +74,19 @@ pub(super) fn view(config: &Config) -> Value {
 }
 
 fn capture_view(capture: &Capture) -> Value {
-    let Capture { outbound, inbound, unknown, detect, idle, opaque_outbound, opaque_inbound } = capture;
+    let Capture { mode, outbound, inbound, unknown, detect, idle, opaque_outbound, opaque_inbound } = capture;
     let listen_view = |Listen { addresses, is_default: _ }: &Listen| json!(addresses);
     let ports_view = |Ports(ranges): &Ports| json!(ranges);
     let unknown = match unknown {
         Unknown::Pass => "pass",
         Unknown::Refuse => "refuse",
     };
+    let mode = match mode {
+        Mode::Redirect => "redirect",
+        Mode::Tproxy => "tproxy",
+    };
     json!({
+        "mode": mode,
         "outbound": listen_view(outbound),
         "inbound": listen_view(inbound),
         "unknown": unknown,

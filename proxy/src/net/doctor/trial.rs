@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Finding;
 use crate::net::firewall::kernel::Netfilter;
-use crate::net::firewall::{Protocol, Publication, capture, publish};
+use crate::net::firewall::transparent::{MARK, ROUTES};
+use crate::net::firewall::{Family, Protocol, Publication, capture, publish};
 use crate::net::item::Mac;
-use crate::net::links::{Cable, LOOPBACK, Links};
+use crate::net::links::{Cable, LOOPBACK, Links, MarkRule};
 use crate::net::namespace::Namespace;
 use crate::net::prefix::Prefix;
-use crate::net::settings::{Capture, Except, Network};
+use crate::net::settings::{Capture, Except, Mode, Network};
 
 const BRIDGE: &str = "or-trial";
 const MTU: u32 = 1500;
@@ -52,6 +53,12 @@ const CAPTURE: Step = Step {
     about: "capture",
     says: "traffic can be led into a sidecar",
     cure: "needs nf_tables with redirection: modprobe nf_tables nft_chain_nat nft_redir",
+};
+const TPROXY: Step = Step {
+    about: "tproxy",
+    says: "traffic can be led into a sidecar untranslated (`mode: tproxy`), IPv4 and IPv6",
+    cure: "leave `capture.mode` at `redirect`, or see to nf_tables with TPROXY and routes by marks \
+           (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES): modprobe nft_tproxy nft_reject_inet nft_fib_inet",
 };
 const FLOWS: Step = Step {
     about: "flows",
@@ -101,9 +108,19 @@ async fn steps(found: &mut Vec<Finding>) -> io::Result<()> {
     found.push(CABLES.found(cable(&links).await));
     found.push(ADDRESSES.found(addresses(&links).await));
     found.push(PUBLISH.found(netfilter.replace(publish_table().as_ref())));
-    found.push(CAPTURE.found(netfilter.replace(Some(&capture::table(&everything())))));
+    found.push(CAPTURE.found(netfilter.replace(Some(&capture::table(&everything(Mode::Redirect))))));
+    found.push(TPROXY.found(tproxy(&links, &netfilter).await));
     found.push(FLOWS.found(netfilter.forget_flows(&[53])));
     Ok(())
+}
+
+async fn tproxy(links: &Links, netfilter: &Netfilter) -> io::Result<()> {
+    links.set_up(LOOPBACK).await?;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        links.add_way_in(family, ROUTES).await?;
+        links.add_mark_rule(&MarkRule { family, mark: MARK, table: ROUTES }).await?;
+    }
+    netfilter.replace(Some(&capture::table(&everything(Mode::Tproxy))))
 }
 
 /// Both ends in this namespace: what matters is whether the kernel has such devices.
@@ -149,9 +166,10 @@ fn publish_table() -> Option<crate::net::firewall::Table> {
     publish::table(&[&network], &[], &publications)
 }
 
-fn everything() -> Capture {
+fn everything(mode: Mode) -> Capture {
     let except = Except { users: vec![1337], ..Except::default() };
     Capture {
+        mode,
         outbound: Some(15001),
         inbound: Some(15006),
         dns: Some(15053),

@@ -3,32 +3,39 @@
 //! Order is the meaning here. The sidecar's own traffic and what the operator lets through come first; DNS comes before
 //! the loopback exemption, since resolvers such as 127.0.0.11 are on loopback and are captured all the same.
 
+use super::transparent;
 use super::{ANCHOR, Act, Chain, ChainKind, Hook, Match, Protocol, Rule, TABLE, Table};
 use crate::net::prefix::Prefix;
-use crate::net::settings::{Capture, Except};
+use crate::net::settings::{Capture, Except, Mode};
 
 /// Before the -100 at which others translate (Docker's resolver, for one): the first decision on a flow stands.
 const PRIORITY: i32 = -110;
-const DNS: u16 = 53;
+pub(super) const DNS: u16 = 53;
 
 pub fn table(capture: &Capture) -> Table {
     let mut chains = Vec::new();
+    let redirects = capture.mode == Mode::Redirect;
     if capture.outbound.is_some() || capture.dns.is_some() {
         chains.push(chain("outbound", Hook::Output, outbound(capture)));
     }
-    if let Some(port) = capture.inbound {
+    if let (Some(port), true) = (capture.inbound, redirects) {
         let mut rules = exceptions(&capture.except_inbound, Match::Source, Match::InLink);
         rules.push(rule("to the sidecar", vec![Match::Protocol(Protocol::Tcp)], Act::Redirect(port)));
         chains.push(chain("inbound", Hook::Prerouting, rules));
+    }
+    if !redirects {
+        chains.extend(transparent::chains(capture));
     }
     let forget = if capture.dns.is_some() { vec![DNS] } else { Vec::new() };
     Table { name: TABLE.into(), sets: Vec::new(), chains, forget }
 }
 
-/// A table that decides nothing: a chain and a rule that need translation and connection tracking.
-pub(super) fn anchor() -> Table {
+/// A table that decides nothing: a chain and a rule that need translation and connection tracking. In a workload's
+/// namespace, captured flows keep their way, too.
+pub(super) fn anchor(in_workload: bool) -> Table {
     let rule = rule("flows go on while the table is away", vec![Match::Translated], Act::Return);
-    let chains = vec![chain("flows", Hook::Prerouting, vec![rule])];
+    let mut chains = vec![chain("flows", Hook::Prerouting, vec![rule])];
+    chains.extend(in_workload.then(transparent::held));
     Table { name: ANCHOR.into(), sets: Vec::new(), chains, forget: Vec::new() }
 }
 
@@ -45,14 +52,18 @@ fn outbound(capture: &Capture) -> Vec<Rule> {
         }
     }
     rules.push(rule("loopback is the workload's own", vec![Match::OutLink("lo".into())], Act::Return));
-    if let Some(port) = capture.outbound {
+    if let (Some(port), Mode::Redirect) = (capture.outbound, capture.mode) {
         rules.push(rule("to the sidecar", vec![Match::Protocol(Protocol::Tcp)], Act::Redirect(port)));
     }
     rules.push(rule("flows that pass untouched", vec![Match::Protocol(Protocol::Udp)], Act::CountAndReturn));
     rules
 }
 
-fn exceptions(except: &Except, address: fn(Prefix) -> Match, interface: fn(String) -> Match) -> Vec<Rule> {
+pub(super) fn exceptions(
+    except: &Except,
+    address: fn(Prefix) -> Match,
+    interface: fn(String) -> Match,
+) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut pass = |comment: &str, matches: Vec<Match>| rules.push(rule(comment, matches, Act::Return));
     except.users.iter().for_each(|user| pass("the sidecar, or a user let through", vec![Match::User(*user)]));
@@ -80,6 +91,7 @@ mod tests {
 
     fn capture() -> Capture {
         Capture {
+            mode: Mode::Redirect,
             outbound: Some(15001),
             inbound: Some(15006),
             dns: Some(15053),

@@ -30,7 +30,14 @@ const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const PORT_OFFSET: u32 = 2;
 
+const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
+const CT_MARK: u32 = 3;
+/// Of a TCP header: the byte of its flags, and those that tell what opens a connection.
+const FLAGS_OFFSET: u32 = 13;
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 0x02;
+const TCP_RESET: u32 = 1;
 const TRANSLATED: u32 = 1 << 5;
 const LOCAL: u32 = 2;
 /// Bytes of a link's name with its zeros.
@@ -66,6 +73,9 @@ impl Expressions<'_, '_> {
             Match::Group(group) => self.host_number(META_GROUP, *group),
             Match::Mark(mark) => self.host_number(META_MARK, *mark),
             Match::Translated => self.translated(),
+            Match::Opening => self.opening(),
+            Match::ToThisHost => self.to_this_host(),
+            Match::ForthOfFlow(mark) => self.forth_of_flow(*mark),
         }
     }
 
@@ -89,6 +99,10 @@ impl Expressions<'_, '_> {
                     data.number(2, REGISTER);
                 });
             }
+            Act::Take(port) => self.take(*port),
+            Act::Reset => self.expression("reject", |data| data.number(1, TCP_RESET)),
+            Act::MarkFlow(mark) => self.set("ct", (CT_MARK, 4), *mark),
+            Act::MarkPacket(mark) => self.set("meta", (META_MARK, 3), *mark),
             Act::Masquerade => self.expression("masq", |_| ()),
             Act::Publish { family, by_address, set } => self.publish(*family, *by_address, set),
         }
@@ -102,13 +116,7 @@ impl Expressions<'_, '_> {
             self.load(NETWORK_HEADER, Side::Destination.offset(family), family.address_bytes(), word);
             word += family.address_bytes() / 4;
         } else {
-            self.expression("fib", |data| {
-                data.number(1, REGISTER);
-                // The kind of address that the destination is.
-                data.number(2, 3);
-                data.number(3, 1 << 1);
-            });
-            self.compare(EQUAL, &LOCAL.to_ne_bytes());
+            self.to_this_host();
         }
         self.meta(META_PROTOCOL, word);
         self.load(TRANSPORT_HEADER, PORT_OFFSET, 2, word + 1);
@@ -179,6 +187,61 @@ impl Expressions<'_, '_> {
         });
         self.bitwise(&TRANSLATED.to_ne_bytes());
         self.compare(NOT_EQUAL, &[0; 4]);
+    }
+
+    fn opening(&mut self) {
+        self.load(TRANSPORT_HEADER, FLAGS_OFFSET, 1, REGISTER);
+        self.bitwise(&[FIN_SYN_RST_ACK]);
+        self.compare(EQUAL, &[SYN]);
+    }
+
+    fn to_this_host(&mut self) {
+        self.expression("fib", |data| {
+            data.number(1, REGISTER);
+            // The kind of address that the destination is.
+            data.number(2, 3);
+            data.number(3, 1 << 1);
+        });
+        self.compare(EQUAL, &LOCAL.to_ne_bytes());
+    }
+
+    fn forth_of_flow(&mut self, mark: u32) {
+        let key = |key: u32| {
+            move |data: &mut Attributes<'_>| {
+                data.number(1, REGISTER);
+                data.number(2, key);
+            }
+        };
+        self.expression("ct", key(CT_DIRECTION));
+        // Of the first packet.
+        self.compare(EQUAL, &[0]);
+        self.expression("ct", key(CT_MARK));
+        self.compare(EQUAL, &mark.to_ne_bytes());
+    }
+
+    /// The register is read by another attribute in each kind of expression.
+    fn set(&mut self, name: &str, (key, source): (u32, u16), value: u32) {
+        self.expression("immediate", |data| {
+            data.number(1, REGISTER);
+            data.nested(2, |data| data.bytes(1, &value.to_ne_bytes()));
+        });
+        self.expression(name, |data| {
+            data.number(2, key);
+            data.number(source, REGISTER);
+        });
+    }
+
+    fn take(&mut self, port: u16) {
+        self.expression("immediate", |data| {
+            data.number(1, REGISTER);
+            data.nested(2, |value| value.bytes(1, &port.to_be_bytes()));
+        });
+        self.expression("tproxy", |data| {
+            // Of whichever family the packet is.
+            data.number(1, 0);
+            data.number(3, REGISTER);
+        });
+        self.verdict(1);
     }
 
     /// Addresses have a meaning in their own family only.

@@ -85,8 +85,8 @@ impl Netfilter {
     /// Holds connection tracking and translation in place for as long as this socket lives: flows that were decided go
     /// on while our table is away, even after a flush of all tables, which leaves those with an owner. Fails before
     /// Linux 5.12.
-    pub fn hold(&self) -> io::Result<()> {
-        self.carry_out(&encode::owned(ANCHOR, &capture::anchor()))
+    pub fn hold(&self, in_workload: bool) -> io::Result<()> {
+        self.carry_out(&encode::owned(ANCHOR, &capture::anchor(in_workload)))
     }
 
     /// Chains that packets meet, of all tables in this namespace.

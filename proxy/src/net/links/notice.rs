@@ -4,8 +4,10 @@
 
 use std::collections::BTreeSet;
 
-/// rtnetlink's numbers: links, neighbours, addresses and routes of both families, settings of both.
-pub const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+use crate::net::firewall::transparent::ROUTES;
+
+/// rtnetlink's numbers: links, neighbours, addresses, routes and rules of both families, settings of both.
+pub const GROUPS: [u32; 10] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25];
 
 const HEADER_BYTES: usize = 16;
 const NEW_LINK: u16 = 16;
@@ -16,6 +18,7 @@ const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETED_NEIGHBOUR: u16 = 29;
+const DELETED_RULE: u16 = 33;
 const NEW_SETTING: u16 = 80;
 /// Bytes before the attributes.
 const LINK_BYTES: usize = 16;
@@ -25,6 +28,7 @@ const SETTING_BYTES: usize = 4;
 const LINK_NAME: u16 = 3;
 const ROUTE_LINK: u16 = 4;
 const SETTING_LINK: u16 = 1;
+const RULE_TABLE: u16 = 15;
 
 /// What in a namespace concerns us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +66,10 @@ fn concerns_one(kind: u16, body: &[u8], interest: &Interest) -> bool {
             let link = attribute(body.get(ROUTE_BYTES..), ROUTE_LINK).and_then(|link| word(link, 0));
             // A default route that comes or goes changes what is below.
             body.get(1) == Some(&0) || is_ours(link)
+        }
+        DELETED_RULE => {
+            let table = attribute(body.get(ROUTE_BYTES..), RULE_TABLE).and_then(|table| word(table, 0));
+            table == Some(ROUTES)
         }
         NEW_NEIGHBOUR | DELETED_NEIGHBOUR => interest.neighbours && is_ours(word(body, 4)),
         NEW_SETTING => {
@@ -130,6 +138,10 @@ mod tests {
         assert!(heard(DELETED_ROUTE, &subnet, &[(ROUTE_LINK, &[7, 0, 0, 0])]));
         assert!(!heard(DELETED_ROUTE, &subnet, &[(ROUTE_LINK, &[8, 0, 0, 0])]));
         assert!(heard(NEW_ROUTE, &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]), "a default route");
+        let table = ROUTES.to_ne_bytes();
+        assert!(
+            heard(DELETED_RULE, &[0; 12], &[(RULE_TABLE, &table)]) && !heard(DELETED_RULE, &[0; 12], &[])
+        );
         assert!(!heard(NEW_NEIGHBOUR, &on(7, 12), &[]));
         let all = (-1_i32).to_ne_bytes();
         assert!(heard(NEW_SETTING, &[2, 0, 0, 0], &[(SETTING_LINK, &all)]));

@@ -1,9 +1,10 @@
 //! The part of the file that says what is led into the sidecar.
 
 use super::resolve::{is_link_name, prefix};
-use super::{Capture, Except, written};
+use super::{Capture, Except, Mode, written};
 use crate::config::diagnostic::{FieldPath, Problems};
 use crate::config::resolve::check;
+use crate::net::firewall::transparent::MARK;
 
 const OUTBOUND_PORT: u16 = 15_001;
 const INBOUND_PORT: u16 = 15_006;
@@ -42,7 +43,15 @@ pub(in crate::net) fn capture(
     except_outbound.groups.extend(sidecar.gid);
     except_outbound.marks.extend(sidecar.mark);
     let at_inbound = &at.field("except_inbound");
+    let mode = match written.mode {
+        Some(written::Mode::Tproxy) => Mode::Tproxy,
+        Some(written::Mode::Redirect) | None => Mode::Redirect,
+    };
+    if mode == Mode::Tproxy && except_outbound.marks.contains(&MARK) {
+        problems.report(&at.field("mode"), format!("the mark {MARK:#x} is that of captured packets"));
+    }
     let captured = Capture {
+        mode,
         outbound: port(written.outbound, OUTBOUND_PORT),
         inbound: port(written.inbound, INBOUND_PORT),
         dns: port(written.dns, DNS_PORT),

@@ -122,6 +122,8 @@ pub(super) struct Namespace {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::net) struct Capture {
+    /// How TCP is led. Default: redirect.
+    pub(super) mode: Option<Mode>,
     /// The sidecar's port for what the workload sends; 0 leaves it alone. Default: 15001.
     pub(super) outbound: Option<u16>,
     /// The sidecar's port for what comes to the workload; 0 leaves it alone. Default: 15006.
@@ -134,6 +136,16 @@ pub(in crate::net) struct Capture {
     pub(super) except_outbound: Option<Except>,
     /// What comes to the workload and is not captured. Users, groups and marks say nothing here.
     pub(super) except_inbound: Option<ExceptInbound>,
+}
+
+/// How TCP is led into the sidecar. Names are redirected in either mode.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    /// Its destination is translated to the sidecar's port; the sidecar needs no privilege.
+    Redirect,
+    /// Nothing is translated: the sidecar's sockets stand for any address, which it says as well (`capture.mode`).
+    Tproxy,
 }
 
 /// How the sidecar's own traffic is known: without one, it would be led into the sidecar again.

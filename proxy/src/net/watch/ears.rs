@@ -110,7 +110,7 @@ impl Ear {
             return;
         }
         self.holds_flows = true;
-        if let Err(error) = self.netfilter.hold() {
+        if let Err(error) = self.netfilter.hold(*place != Place::Host) {
             // An older kernel: a flush of the rules may cost connections.
             tracing::info!(%place, %error, "flows are not held while the rules are away");
         }
