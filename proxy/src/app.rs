@@ -15,8 +15,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::control::{Control, Options, StartError};
+use crate::handover::{HandoverError, Succession};
 use crate::link::{COMMANDS_MAX, Command, REPORTS_MAX};
 use crate::logging::AccessLog;
 use crate::metrics::Metrics;
@@ -24,12 +25,17 @@ use crate::policy::{Engine, EngineError};
 use crate::snapshot::Snapshot;
 use crate::worker::{Door, OwnDials};
 use crate::{names, worker};
+use heirloom::Heirloom;
 use ports::{Ports, addresses};
 
+mod heirloom;
 mod ports;
 
 /// How long start waits for the workers to serve the first snapshot.
 const READY_WAIT: Duration = Duration::from_secs(10);
+/// How long connections that are told to end take for it.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+const NAMES: &str = "names";
 
 /// A proxy that serves.
 #[derive(Debug)]
@@ -50,6 +56,7 @@ pub struct Running {
     /// The names thread ends when this is gone.
     names_stop: watch::Sender<()>,
     admin_task: JoinHandle<std::convert::Infallible>,
+    heirloom: Heirloom,
 }
 
 /// Where captured connections arrive, ports filled in.
@@ -72,6 +79,10 @@ pub enum AppError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error("cannot copy the sockets for a successor: {0}")]
+    Copies(io::Error),
+    #[error(transparent)]
     Control(#[from] StartError),
     #[error("metrics cannot be declared: {0}; this is a defect of outrigger")]
     Metrics(#[from] prometheus::Error),
@@ -84,21 +95,20 @@ pub enum AppError {
 }
 
 /// Starts everything on this runtime and the threads it needs. `compiler` is the program that compiles components in a
-/// process of its own; without it they are compiled in this one.
+/// process of its own; without it they are compiled in this one. `handover` is where a process before us gives its sockets
+/// away, and where we do.
 pub async fn start(
     config_path: PathBuf,
     config: Config,
     compiler: Option<PathBuf>,
+    handover: Option<PathBuf>,
 ) -> Result<Running, AppError> {
     let metrics = Metrics::new()?;
     allow_files(&config);
     let engine = engine(&config, compiler)?;
-    let Ports { workers: listeners, admin, names: sockets } = Ports::bind(&config).await?;
-    let outbound = addresses(&listeners, Door::Open);
-    let captured = Captured {
-        outbound: addresses(&listeners, Door::Outbound),
-        inbound: addresses(&listeners, Door::Inbound),
-    };
+    let (ports, heirloom) = Heirloom::bind(&config, handover).await?;
+    let Ports { workers: listeners, admin, names: sockets } = ports;
+    let [outbound, captured @ ..] = Door::ALL.map(|door| addresses(&listeners, door));
     let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
     let access = access_log(&config, &metrics)?;
 
@@ -119,7 +129,6 @@ pub async fn start(
     };
     let commands = start_workers(listeners, start, &ended_sender)?;
 
-    let (workers, token): (usize, Option<Secret>) = (config.workers, config.admin.token.clone());
     let options = Options {
         config_path,
         config,
@@ -131,9 +140,9 @@ pub async fn start(
     let control = Control::start(options).await?;
     let (names_stop, stop) = watch::channel(());
     if let (Some(sockets), Some(dns)) = (sockets, shared.dns.clone()) {
-        let (snapshots, metrics) = (control.snapshots(), metrics.clone());
-        let start = names::Start { dns, sockets, snapshot: nothing, snapshots, stop, metrics };
-        spawn("names".to_owned(), move || names::run(start), ended_sender)?;
+        let (snapshots, metrics, snapshot) = (control.snapshots(), metrics.clone(), nothing);
+        let start = names::Start { dns, sockets, snapshot, snapshots, stop, metrics };
+        spawn(NAMES.to_owned(), move || names::run(start), ended_sender)?;
     }
     // Without a catalogue there is nothing to wait for yet, and `/ready` has to say so.
     let has_snapshot = control.snapshots().borrow().is_some();
@@ -141,19 +150,28 @@ pub async fn start(
         return Err(AppError::NotReady);
     }
     let admin_address = admin.address();
-    let admin_task = tokio::spawn(admin.serve(token, control.clone(), metrics.clone(), commands));
+    let token = shared.admin.token.clone();
+    let admin = admin.serve(token, control.clone(), metrics.clone(), commands);
+    let admin_task = tokio::spawn(heirloom.without_successor(admin));
     Ok(Running {
         control,
         outbound,
         admin: admin_address,
         names: names_at,
-        captured,
+        captured: Captured::from(captured),
         metrics,
         ended,
-        workers,
+        workers: shared.workers,
         names_stop,
         admin_task,
+        heirloom,
     })
+}
+
+impl From<[Vec<SocketAddr>; 2]> for Captured {
+    fn from([outbound, inbound]: [Vec<SocketAddr>; 2]) -> Self {
+        Self { outbound, inbound }
+    }
 }
 
 /// One thread for each set of listeners, with a queue of commands.
@@ -211,22 +229,53 @@ impl Running {
         }
     }
 
+    /// From now on a successor may come; a process before us learns that it has one.
+    pub async fn succeed(&mut self) -> Result<(), HandoverError> {
+        self.heirloom.take_over().await
+    }
+
+    pub fn succession(&self) -> Succession {
+        self.heirloom.succession.clone()
+    }
+
     /// Finishes requests in flight, at most for `grace`. Answers whether all were finished.
     pub async fn drain(mut self, grace: Duration) -> bool {
-        self.control.drain().await;
-        let all = async {
-            for _ in 0..self.workers {
-                if self.ended.recv().await.is_none() {
-                    break;
-                }
-            }
-        };
-        let finished = tokio::time::timeout(grace, all).await.is_ok();
-        drop(self.names_stop);
+        let succeeded = self.heirloom.succession.has_begun();
+        // Its copies of the sockets would keep them open.
+        drop(self.heirloom);
+        let mut names_stop = Some(self.names_stop);
+        if succeeded {
+            // The successor answers what comes to the same sockets.
+            drop(names_stop.take());
+            self.control.drain_for_successor().await;
+        } else {
+            self.control.drain().await;
+        }
+        let mut left = self.workers;
+        let mut finished = all_ended(&mut self.ended, &mut left, grace).await;
+        if !finished && succeeded {
+            self.control.close_idle().await;
+            finished = all_ended(&mut self.ended, &mut left, CLOSE_WAIT).await;
+        }
+        drop(names_stop);
         // The admin interface answers to the end, so that `/ready` says why.
         self.admin_task.abort();
         finished
     }
+}
+
+/// Whether all workers that are left have ended in time.
+async fn all_ended(ended: &mut mpsc::Receiver<Ended>, left: &mut usize, at_most: Duration) -> bool {
+    let all = async {
+        while *left > 0 {
+            match ended.recv().await {
+                Some((thread, _)) if thread == NAMES => {}
+                Some(_) => *left -= 1,
+                None => break,
+            }
+        }
+    };
+    tokio::time::timeout(at_most, all).await.is_ok()
 }
 
 /// A thread whose end is told, a panic as well.

@@ -89,8 +89,8 @@ pub enum Ask {
     Reset { policy: Arc<str>, reply: Reply },
     /// Say that the end is near: `/ready` says no.
     Leave,
-    /// Tell the workers to finish.
-    Drain,
+    /// Tell the workers to finish; see `Command::Drain`.
+    Drain { patient: bool },
 }
 
 /// Where the answer to an `Ask` goes.
@@ -177,7 +177,20 @@ impl Control {
             }
         };
         tokio::join!(deregistered, silent);
-        let _ = self.asks.send(Ask::Drain).await;
+        let _ = self.asks.send(Ask::Drain { patient: false }).await;
+    }
+
+    /// Another process serves in our place: what the registry says of the workload is its own by now, and connections
+    /// get until `close_idle` to end by themselves.
+    pub async fn drain_for_successor(&self) {
+        if let Some(registration) = &self.registration {
+            registration.abandon().await;
+        }
+        let _ = self.asks.send(Ask::Drain { patient: true }).await;
+    }
+
+    pub async fn close_idle(&self) {
+        let _ = self.asks.send(Ask::Drain { patient: false }).await;
     }
 
     async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<Done, Denied> {

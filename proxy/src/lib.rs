@@ -9,6 +9,7 @@ pub mod control;
 #[cfg(test)]
 mod docs;
 pub mod etcd;
+pub mod handover;
 pub mod head;
 pub mod http_client;
 pub mod link;

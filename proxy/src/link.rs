@@ -48,8 +48,9 @@ pub enum Command {
     ExportState { slot: Slot, reply: oneshot::Sender<Vec<u8>> },
     /// Add local counters to the shared ones, then answer.
     Flush { reply: oneshot::Sender<()> },
-    /// Stop accepting, close idle connections, finish requests in flight; the worker's thread ends when it is done.
-    Drain,
+    /// Stop accepting and finish requests in flight; the worker's thread ends when it is done. Idle connections are
+    /// closed at once, or, if `patient`, with the answer to their next request or by another `Drain`.
+    Drain { patient: bool },
 }
 
 /// From a worker to control.

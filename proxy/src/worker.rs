@@ -90,6 +90,7 @@ pub enum Door {
 }
 
 impl Door {
+    pub const ALL: [Self; Self::COUNT] = [Self::Open, Self::Outbound, Self::Inbound];
     const COUNT: usize = 3;
 
     fn captured(self) -> Option<Direction> {
@@ -131,6 +132,8 @@ pub(crate) struct Worker {
     buffers: RefCell<Vec<Vec<u8>>>,
     random: Cell<u64>,
     draining: Cell<bool>,
+    /// Idle connections stay while we drain.
+    patient: Cell<bool>,
     /// If captured connections are taken.
     captured: Option<Captured>,
     /// Mirrored requests under way.
@@ -169,6 +172,7 @@ pub fn run(start: Start) -> io::Result<()> {
             buffers: RefCell::default(),
             random: Cell::new(seed(start.index)),
             draining: Cell::new(false),
+            patient: Cell::new(false),
             captured,
             copies: Cell::new(0),
             unrouted: ServiceSeries::new(&start.metrics, Direction::Outbound, &no_service),
@@ -211,7 +215,9 @@ impl Worker {
             }
         }
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        self.connections.close_idle();
+        if !self.patient.get() {
+            self.connections.close_idle();
+        }
         let mut left = std::pin::pin!(self.connections.all_left());
         loop {
             tokio::select! {
@@ -251,7 +257,11 @@ impl Worker {
                 self.flush();
                 let _ = reply.send(());
             }
-            Command::Drain => self.draining.set(true),
+            Command::Drain { .. } if self.draining.get() => self.connections.close_idle(),
+            Command::Drain { patient } => {
+                self.draining.set(true);
+                self.patient.set(patient);
+            }
         }
     }
 

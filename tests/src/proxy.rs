@@ -17,6 +17,10 @@ use crate::client::{Answer, Client};
 use crate::metrics::Metrics;
 use crate::{program, wait};
 
+mod successors;
+
+pub use successors::Line;
+
 /// What a proxy is started from. Top-level fields of the configuration are set one by one.
 #[derive(Debug)]
 pub struct Scene {
@@ -28,6 +32,8 @@ pub struct Scene {
     user: Option<u32>,
     /// That this user has, as `setpriv` lists them.
     capabilities: Option<&'static str>,
+    /// Where sockets pass from one process to the next.
+    handover: Option<PathBuf>,
 }
 
 /// A proxy that runs; killed when it is dropped.
@@ -58,6 +64,7 @@ impl Scene {
             environment: Vec::new(),
             user: None,
             capabilities: None,
+            handover: None,
         };
         scene
             .set("workers", "2")
@@ -215,6 +222,7 @@ impl Scene {
             .arg(self.path("outrigger.yaml"))
             .arg("--ready-file")
             .arg(ready)
+            .args(self.handover.iter().flat_map(|path| ["--handover".as_ref(), path.as_os_str()]))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())

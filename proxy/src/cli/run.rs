@@ -25,6 +25,10 @@ pub struct RunArgs {
     /// How long requests in flight may take to finish after SIGTERM or SIGINT; a second signal ends at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace: u64,
+    /// Takes over the sockets of the process that was started with the same path, and gives them to the next one: so a
+    /// new process begins before the old one is told to end, and no connection is lost.
+    #[arg(long, value_name = "SOCKET")]
+    handover: Option<PathBuf>,
 }
 
 /// Runs until told to stop. The exit code is 0 after a clean drain.
@@ -68,12 +72,14 @@ async fn serve(args: &RunArgs, config: config::Config) -> anyhow::Result<ExitCod
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     // This very program, even after its file has been replaced by an upgrade.
     let compiler = Some(PathBuf::from("/proc/self/exe"));
-    let mut running = app::start(args.config.clone(), config, compiler).await?;
+    let mut running = app::start(args.config.clone(), config, compiler, args.handover.clone()).await?;
+    let succession = running.succession();
     let mut serves = std::pin::pin!(running.serves());
     let mut announced = false;
     let failure = loop {
         tokio::select! {
             () = &mut serves, if !announced => {
+                running.succeed().await?;
                 announce(args.ready_file.as_deref(), &running)?;
                 announced = true;
             }
@@ -89,7 +95,8 @@ async fn serve(args: &RunArgs, config: config::Config) -> anyhow::Result<ExitCod
         }
         None => drain(args, running, &mut terminate, &mut interrupt).await,
     };
-    if let Some(path) = &args.ready_file {
+    // A successor's, if there is one.
+    if let Some(path) = args.ready_file.as_ref().filter(|_| !succession.has_begun()) {
         // Whoever removed it before us wanted the same.
         let _ = std::fs::remove_file(path);
     }

@@ -245,9 +245,9 @@ impl Events {
                 }
             },
             Ask::Leave => self.state.draining = true,
-            Ask::Drain => {
+            Ask::Drain { patient } => {
                 for worker in &self.state.workers {
-                    send(worker, Command::Drain).await;
+                    send(worker, Command::Drain { patient }).await;
                 }
             }
         }

@@ -29,10 +29,19 @@ const RENEWALS: u32 = 3;
 /// Loads closer together than this are the same.
 const LOAD_STEP: f64 = 0.02;
 
+/// How the task ends.
+#[derive(Debug)]
+enum Stop {
+    /// The entry is taken back, which is answered.
+    Leave(oneshot::Sender<()>),
+    /// The entry is somebody else's by now.
+    Abandon,
+}
+
 /// The running task.
 #[derive(Debug, Clone)]
 pub struct Registration {
-    stop: mpsc::Sender<oneshot::Sender<()>>,
+    stop: mpsc::Sender<Stop>,
 }
 
 impl Registration {
@@ -61,13 +70,19 @@ impl Registration {
         let (reply, done) = oneshot::channel();
         let ask = async {
             // If the task is gone, so is its entry before long.
-            if self.stop.send(reply).await.is_ok() {
+            if self.stop.send(Stop::Leave(reply)).await.is_ok() {
                 let _ = done.await;
             }
         };
         if timeout(LEAVE_TIME, ask).await.is_err() {
             tracing::warn!("the registry does not take the workload's entry back; it will expire");
         }
+    }
+
+    /// Touches the entry no more.
+    pub async fn abandon(&self) {
+        // If the task is gone, it does not either.
+        let _ = self.stop.send(Stop::Abandon).await;
     }
 }
 
@@ -80,7 +95,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut stopped: mpsc::Receiver<oneshot::Sender<()>>) {
+    async fn run(mut self, mut stopped: mpsc::Receiver<Stop>) {
         let mut state = State { healthy: *self.healthy.borrow(), draining: false, load: None };
         let mut meter = load::Meter::default();
         let mut load_at = Instant::now();
@@ -88,7 +103,12 @@ impl Task {
         let mut checked = true;
         loop {
             tokio::select! {
-                reply = stopped.recv() => {
+                stop = stopped.recv() => {
+                    let reply = match stop {
+                        Some(Stop::Abandon) => return,
+                        Some(Stop::Leave(reply)) => Some(reply),
+                        None => None,
+                    };
                     state.draining = true;
                     self.leave(&state).await;
                     // Whoever asked may have given up waiting.

@@ -156,7 +156,7 @@ fn obey(seen: &mut Seen, command: Command) -> Option<u64> {
             FLUSHES.fetch_add(1, Relaxed);
             let _ = reply.send(());
         }
-        Command::Drain => seen.drained = true,
+        Command::Drain { .. } => seen.drained = true,
     }
     None
 }

@@ -44,10 +44,18 @@ pub(super) struct Bound {
 }
 
 impl Sockets {
-    /// At each address, or none at all; says which one failed.
-    pub fn bind(dns: &Dns) -> Result<Self, (SocketAddr, io::Error)> {
+    /// At each address, or none at all; says which one failed. `inherited` may have those of a process before us.
+    pub fn bind(
+        dns: &Dns,
+        mut inherited: impl FnMut(SocketAddr) -> Option<(UdpSocket, TcpListener)>,
+    ) -> Result<Self, (SocketAddr, io::Error)> {
         let mut bound = Vec::with_capacity(dns.listen.len());
         for address in &dns.listen {
+            if let Some((udp, tcp)) = inherited(*address) {
+                let address = tcp.local_addr().map_err(|error| (*address, error))?;
+                bound.push((udp, tcp, address));
+                continue;
+            }
             match bind(*address) {
                 Ok(sockets) => bound.push(sockets),
                 // A host without IPv6 has no ::1, and nobody asked for it.
@@ -58,6 +66,10 @@ impl Sockets {
             }
         }
         Ok(Self(bound))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &(UdpSocket, TcpListener, SocketAddr)> {
+        self.0.iter()
     }
 
     /// With their ports.

@@ -68,4 +68,5 @@ mod smuggling;
 mod swap;
 mod tidy;
 mod timeouts;
+mod upgrade;
 mod upstreams;

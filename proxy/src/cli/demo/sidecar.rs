@@ -64,7 +64,7 @@ impl Sidecar {
         let config = config::load(&path).map_err(|problems| {
             anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
-        let running = app::start(path, config, Some(PathBuf::from("/proc/self/exe"))).await?;
+        let running = app::start(path, config, Some(PathBuf::from("/proc/self/exe")), None).await?;
         let outbound = *running.outbound.first().context("the sidecar listens nowhere")?;
         let admin = running.admin.context("the admin interface listens nowhere")?;
         Ok(Self { running, outbound, admin, directory })

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::guard::Exposure;
 use crate::config::AdminListen;
+use crate::handover::Succession;
 
 /// The owner alone may connect.
 const SOCKET_MODE: u32 = 0o600;
@@ -24,9 +26,9 @@ pub enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// Removed with its listener.
+/// Removed with its listener, unless a successor has taken over.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile(PathBuf, Option<Succession>);
 
 impl Listener {
     /// Must be called within a runtime.
@@ -36,8 +38,42 @@ impl Listener {
             AdminListen::Unix(path) => {
                 remove_stale(path)?;
                 let listener = UnixListener::from_std(bind_private(path)?)?;
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                Ok(Self::Unix(listener, SocketFile(path.clone(), None)))
             }
+        }
+    }
+
+    /// The socket of a process before us. Must be called within a runtime.
+    pub fn inherited(listen: &AdminListen, socket: OwnedFd) -> io::Result<Self> {
+        Ok(match listen {
+            AdminListen::Tcp(_) => Self::Tcp(TcpListener::from_std(socket.into())?),
+            AdminListen::Unix(path) => {
+                Self::Unix(UnixListener::from_std(socket.into())?, SocketFile(path.clone(), None))
+            }
+        })
+    }
+
+    /// The socket once more, and its address or path.
+    pub fn copy(&self) -> io::Result<(String, OwnedFd)> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                (listener.local_addr()?.to_string(), listener.as_fd().try_clone_to_owned()?)
+            }
+            Self::Unix(listener, SocketFile(path, _)) => {
+                (path.display().to_string(), listener.as_fd().try_clone_to_owned()?)
+            }
+        })
+    }
+
+    /// Its file belongs to a successor, once there is one.
+    #[must_use]
+    pub fn until(self, succession: Succession) -> Self {
+        match self {
+            Self::Unix(listener, mut file) => {
+                file.1 = Some(succession);
+                Self::Unix(listener, file)
+            }
+            tcp => tcp,
         }
     }
 
@@ -73,8 +109,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // If it is gone, so much the better.
-        let _ = std::fs::remove_file(&self.0);
+        if !self.1.as_ref().is_some_and(Succession::has_begun) {
+            // If it is gone, so much the better.
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }
 

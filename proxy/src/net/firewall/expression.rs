@@ -74,7 +74,7 @@ impl Expressions<'_, '_> {
             Match::Mark(mark) => self.host_number(META_MARK, *mark),
             Match::Translated => self.translated(),
             Match::Opening => self.opening(),
-            Match::ToThisHost => self.to_this_host(),
+            Match::ToThisHost => self.destination_is_here(),
             Match::ForthOfFlow(mark) => self.forth_of_flow(*mark),
         }
     }
@@ -116,7 +116,7 @@ impl Expressions<'_, '_> {
             self.load(NETWORK_HEADER, Side::Destination.offset(family), family.address_bytes(), word);
             word += family.address_bytes() / 4;
         } else {
-            self.to_this_host();
+            self.destination_is_here();
         }
         self.meta(META_PROTOCOL, word);
         self.load(TRANSPORT_HEADER, PORT_OFFSET, 2, word + 1);
@@ -195,7 +195,7 @@ impl Expressions<'_, '_> {
         self.compare(EQUAL, &[SYN]);
     }
 
-    fn to_this_host(&mut self) {
+    fn destination_is_here(&mut self) {
         self.expression("fib", |data| {
             data.number(1, REGISTER);
             // The kind of address that the destination is.
