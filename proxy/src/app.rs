@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -56,6 +56,8 @@ pub struct Running {
     /// The names thread ends when this is gone.
     names_stop: watch::Sender<()>,
     admin_task: JoinHandle<std::convert::Infallible>,
+    /// Comes when the access log has all of what the workers have seen.
+    access_written: Option<oneshot::Receiver<()>>,
     heirloom: Heirloom,
 }
 
@@ -110,7 +112,7 @@ pub async fn start(
     let Ports { workers: listeners, admin, names: sockets } = ports;
     let [outbound, captured @ ..] = Door::ALL.map(|door| addresses(&listeners, door));
     let names_at = sockets.as_ref().map(names::Sockets::addresses).unwrap_or_default();
-    let access = access_log(&config, &metrics)?;
+    let (access, access_written) = access_log(&config, &metrics)?.unzip();
 
     let shared = Arc::new(config.clone());
     let (reports, from_workers) = mpsc::channel(REPORTS_MAX);
@@ -150,8 +152,7 @@ pub async fn start(
         return Err(AppError::NotReady);
     }
     let admin_address = admin.address();
-    let token = shared.admin.token.clone();
-    let admin = admin.serve(token, control.clone(), metrics.clone(), commands);
+    let admin = admin.serve(shared.admin.token.clone(), control.clone(), metrics.clone(), commands);
     let admin_task = tokio::spawn(heirloom.without_successor(admin));
     Ok(Running {
         control,
@@ -164,6 +165,7 @@ pub async fn start(
         workers: shared.workers,
         names_stop,
         admin_task,
+        access_written,
         heirloom,
     })
 }
@@ -198,7 +200,10 @@ fn engine(config: &Config, compiler: Option<PathBuf>) -> Result<Engine, EngineEr
     }
 }
 
-fn access_log(config: &Config, metrics: &Metrics) -> Result<Option<AccessLog>, AppError> {
+fn access_log(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<Option<(AccessLog, oneshot::Receiver<()>)>, AppError> {
     if !config.log.access {
         return Ok(None);
     }
@@ -258,6 +263,10 @@ impl Running {
             finished = all_ended(&mut self.ended, &mut left, CLOSE_WAIT).await;
         }
         drop(names_stop);
+        if let Some(written) = self.access_written {
+            // Nobody may be reading it; then the process does not stay for that.
+            let _ = tokio::time::timeout(CLOSE_WAIT, written).await;
+        }
         // The admin interface answers to the end, so that `/ready` says why.
         self.admin_task.abort();
         finished

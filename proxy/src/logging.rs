@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntCounter;
 use serde::{Serialize, Serializer};
+use tokio::sync::oneshot;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -133,12 +134,22 @@ struct Batch {
 }
 
 impl AccessLog {
-    /// Starts the writing thread; `dropped` counts lines lost.
-    pub fn start(sink: impl Write + Send + 'static, dropped: IntCounter) -> io::Result<Self> {
+    /// Starts the writing thread; `dropped` counts lines lost. What comes back with it ends when all is written that
+    /// writers had, and they are gone.
+    pub fn start(
+        sink: impl Write + Send + 'static,
+        dropped: IntCounter,
+    ) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let (batches, waiting) = sync_channel(BATCHES_MAX);
+        let (written, all_written) = oneshot::channel();
         let lost = dropped.clone();
-        thread::Builder::new().name("access-log".into()).spawn(move || drain(&waiting, sink, &lost))?;
-        Ok(Self { batches, dropped })
+        let write = move || {
+            drain(&waiting, sink, &lost);
+            // Whoever would hear it may be gone.
+            let _ = written.send(());
+        };
+        thread::Builder::new().name("access-log".into()).spawn(write)?;
+        Ok((Self { batches, dropped }, all_written))
     }
 
     pub fn writer(&self) -> AccessWriter {
@@ -275,7 +286,7 @@ mod tests {
     #[test]
     fn hostile_bytes_stay_within_one_line() {
         let (sender, written) = sync_channel(8);
-        let mut writer = AccessLog::start(Handed(sender), counter()).unwrap().writer();
+        let mut writer = AccessLog::start(Handed(sender), counter()).unwrap().0.writer();
         writer.record(&record("/a\"b\\c\nd\u{1b}[31m\u{2028}é"));
         drop(writer);
         let text = String::from_utf8(written.recv().unwrap()).unwrap();
@@ -291,7 +302,7 @@ mod tests {
     fn a_full_queue_loses_lines_and_counts_them() {
         let (sender, written) = sync_channel(0);
         let dropped = counter();
-        let log = AccessLog::start(Handed(sender), dropped.clone()).unwrap();
+        let (log, _) = AccessLog::start(Handed(sender), dropped.clone()).unwrap();
         let mut writer = log.writer();
         let sent = u64::try_from(BATCHES_MAX).unwrap() + 10;
         for _ in 0..sent {
