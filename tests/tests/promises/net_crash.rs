@@ -245,7 +245,17 @@ impl Dice {
     }
 }
 
-/// A thousand sequences run against a model, in the program's own tests; these few run against the kernel.
+/// Two runs that add a workload each, or both the same.
+fn at_once(lab: &Lab, text: &str, workloads: [&String; 2], what: &str) {
+    std::thread::scope(|scope| {
+        for id in workloads {
+            scope.spawn(move || lab.net(&["apply", text, "--workload", id]).expect_ok(what));
+        }
+    });
+}
+
+/// A thousand sequences run against a model, in the program's own tests; these few run against the kernel. `SEQUENCES`
+/// says how many, for whoever has the time.
 #[test]
 fn random_sequences_leave_no_orphan_and_no_double() {
     let Some(mut lab) = Lab::new() else { return };
@@ -255,16 +265,18 @@ fn random_sequences_leave_no_orphan_and_no_double() {
     let text = lab.write(&file(&hosts));
     let all = [&lab.node].into_iter().chain(hosts.iter().map(|(_, host)| *host)).collect::<Vec<_>>();
     let before: Vec<String> = all.iter().map(|host| lab.dump(host)).collect();
-    for seed in 1..=10_u64 {
+    let sequences = std::env::var("SEQUENCES").map_or(10_u64, |count| count.parse().expect("a number"));
+    for seed in 1..=sequences {
         let mut dice = Dice(seed * 0x9e37_79b9);
         for step in 0..8 {
             let (id, host) = &hosts[dice.below(hosts.len())];
             let what = format!("seed {seed}, step {step}");
-            match dice.below(6) {
+            match dice.below(7) {
                 0 | 1 => drop(lab.net(&["apply", &text, "--workload", id]).expect_ok(&what)),
                 2 => drop(lab.net(&["undo", "--workload", id]).expect_ok(&what)),
                 3 => drop(say(host.command("nft").args(["flush", "ruleset"])).expect_ok(&what)),
                 4 => drop(say(host.command("ip").args(["link", "del", "eth0"]))),
+                5 => at_once(&lab, &text, [id, &hosts[dice.below(hosts.len())].0], &what),
                 _ => drop(disturbed(
                     &lab,
                     "sendto",
