@@ -15,7 +15,7 @@ use outrigger_tests::program::say;
 use outrigger_tests::wait;
 
 /// Generous: the machine may be busy. What it takes is printed.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 const FLUSHES: usize = 8;
 
 fn file(workloads: &[(&str, &Host, &str)]) -> String {
@@ -97,8 +97,10 @@ fn break_all(lab: &Lab, run: &Running, cases: &[Case<'_>]) {
         assert!(took < SOON, "{what}: {took:?}");
     }
     wait::until_true("all to be in order", || lab.net(&["status"]).ok());
-    let repairs = run.metrics().sum("outrigger_net_repairs_total", &[]);
-    assert!(repairs >= cases.len() as f64, "{repairs} repairs\n{}", run.log());
+    // It is there a moment before it is counted.
+    wait::until_true("each to be counted", || {
+        run.metrics().sum("outrigger_net_repairs_total", &[]) >= cases.len() as f64
+    });
 }
 
 #[test]
