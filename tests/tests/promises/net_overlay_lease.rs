@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use outrigger_tests::hosts::{Hosts, Node, PORT, ping};
 use outrigger_tests::netlab::{ask, ip, serve};
-use outrigger_tests::netrun::{has_table, tool};
+use outrigger_tests::netrun::{Running, has_table, tool};
 use outrigger_tests::wait;
 use serde_json::json;
 
@@ -273,4 +273,20 @@ fn the_file_is_checked_with_the_place_of_each_mistake() {
     std::fs::write(&file, hosts.file(&node, SHORT)).unwrap();
     let said = node.net(&["apply", file.to_str().unwrap()]);
     assert!(!said.ok() && said.err.contains("`outrigger net run` leases it"), "{}", said.err);
+}
+
+/// Until then, it is said what is missing.
+#[test]
+fn the_link_to_the_other_hosts_may_come_later() {
+    let Some(mut hosts) = Hosts::new() else { return };
+    let early = hosts.node();
+    let text = hosts.file(&early, SHORT).replace("interface: eth0", "interface: eth7");
+    let file = early.folder.join("network.yaml");
+    std::fs::write(&file, text).unwrap();
+    let run = Running::start(&early.host, &file, &early.folder);
+    wait::until_true("it to be said", || run.log().contains("there is no link eth7"));
+    ip(&early.host, &["link", "set", "eth0", "down"]);
+    ip(&early.host, &["link", "set", "eth0", "name", "eth7", "up"]);
+    let _run = run.until_ready();
+    early.until_leased();
 }

@@ -91,7 +91,11 @@ impl Overlays {
                 .by_network
                 .entry(name.clone())
                 .or_insert_with(|| Running::start(name, order, &self.state, Arc::clone(&self.bell)));
-            running.no_underlay = known.as_ref().err().cloned();
+            let trouble = known.as_ref().err().cloned();
+            if let Some(trouble) = trouble.as_ref().filter(|now| running.no_underlay.as_ref() != Some(*now)) {
+                tracing::warn!(network = name, trouble, "it is not known where the other hosts are");
+            }
+            running.no_underlay = trouble;
             // What is not there for a moment is remembered.
             if let Ok(underlay) = known {
                 running.underlay.send_if_modified(|told| {
