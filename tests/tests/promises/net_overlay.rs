@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream};
 
 use outrigger_tests::hosts::{Hosts, Node, PORT, ping, ping_in_pieces};
-use outrigger_tests::netlab::{ask, assert_same, ip, is_closed, serve};
+use outrigger_tests::netlab::{Lab, ask, assert_same, ip, is_closed, serve};
 use outrigger_tests::netns::Host;
 use outrigger_tests::netrun::{time_until, tool};
 use outrigger_tests::program::say;
@@ -199,4 +199,35 @@ fn a_host_that_joins_or_leaves_is_followed() {
     eprintln!("joined after {joined:?}, left after {left:?}");
     let entries = tool(&nodes[0].host, &["bridge", "fdb", "show", "dev", "or-vx.1"]).out;
     assert!(!entries.contains(&new.host.address.to_string()), "{entries}");
+}
+
+/// A network of one host may have it, too; there, the default is to ask.
+#[test]
+fn neighbours_are_told_where_the_file_says_so() {
+    let Some(mut lab) = Lab::new() else { return };
+    let a = lab.workload("a");
+    let before = [&lab.node, &a].map(|host| lab.dump(host));
+    let text = |is_static: bool| {
+        let network =
+            format!("web: {{subnets: [10.88.0.0/24, 'fd88::/64'], static_neighbours: {is_static}}}");
+        let workload = format!("a: {{namespace: {{path: {}}}, network: web}}", a.path().display());
+        format!("networks:\n  {network}\nworkloads:\n  {workload}\n")
+    };
+    lab.apply(&text(true));
+    serve(&a, PORT);
+    for is_ipv4 in [true, false] {
+        assert!(ask(&lab.node, lab.address("a", is_ipv4), PORT).is_some());
+    }
+    for (host, link) in [(&lab.node, "or-web"), (&a, "eth0")] {
+        let known = ip(host, &["neighbour", "show", "dev", link]);
+        let global = known.lines().filter(|line| !line.starts_with("fe80"));
+        assert!(global.clone().count() == 2 && global.clone().all(|l| l.contains("PERMANENT")), "{known}");
+    }
+    // Taken back with the setting.
+    lab.apply(&text(false));
+    assert!(!ip(&lab.node, &["neighbour", "show", "dev", "or-web"]).contains("PERMANENT"));
+    lab.undo();
+    for (host, before) in [&lab.node, &a].iter().zip(&before) {
+        assert_same(&lab.dump(host), before, "undone");
+    }
 }
