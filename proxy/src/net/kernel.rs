@@ -6,12 +6,12 @@ use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use super::firewall::Table;
-use super::firewall::kernel::Netfilter;
+use super::firewall::kernel::{Found, Netfilter};
 use super::firewall::publish::LOOPBACK_ADDRESS;
 use super::item::{Change, Item, Place};
 use super::links::offload::Offload;
 use super::links::tunnel::{Neighbours, Tunnel};
-use super::links::{Cable, LOOPBACK, Links, Route};
+use super::links::{Cable, LOOPBACK, Links, Route, Steering, part_with};
 use super::namespace::Namespace;
 use super::observe::View;
 
@@ -29,6 +29,15 @@ struct Kernel {
 #[derive(Debug, Default)]
 pub struct Kernels {
     places: BTreeMap<Place, Kernel>,
+}
+
+/// How long a removal of a link takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// Until the kernel has forgotten all about it.
+    Whole,
+    /// Until it is gone from both namespaces: for a process that ends soon (see `links::part_with`).
+    Brief,
 }
 
 impl Kernels {
@@ -65,6 +74,10 @@ impl Kernels {
         self.at(place)?.links.neighbours().await
     }
 
+    pub async fn steering(&self, place: &Place) -> io::Result<Steering> {
+        self.at(place)?.links.steering().await
+    }
+
     /// Those of these links whose checksums are left to hardware.
     pub fn offloads(&self, place: &Place, links: &BTreeSet<String>) -> io::Result<BTreeSet<String>> {
         if links.is_empty() {
@@ -78,14 +91,17 @@ impl Kernels {
     /// Those of these settings that exist.
     pub fn sysctls(&self, place: &Place, names: &BTreeSet<String>) -> io::Result<BTreeMap<String, String>> {
         let kernel = self.at(place)?;
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         kernel.namespace.enter(|| {
             let read = |name: &String| Some((name.clone(), fs::read_to_string(sysctl(name).ok()?).ok()?));
             Ok(names.iter().filter_map(read).map(|(name, text)| (name, text.trim().to_owned())).collect())
         })
     }
 
-    /// One step. What it removes may have gone already.
-    pub async fn apply(&self, change: &Change) -> io::Result<()> {
+    /// One step. What it removes may have gone already. `seen` is the table that was there a moment ago.
+    pub async fn apply(&self, change: &Change, parting: Parting, seen: Option<&Found>) -> io::Result<()> {
         let kernel = match self.at(&change.place) {
             Ok(kernel) => kernel,
             // With its namespace, everything in it has gone.
@@ -93,10 +109,10 @@ impl Kernels {
             Err(error) => return Err(error),
         };
         match (&change.from, &change.to) {
-            (_, Some(Item::Table(table))) => kernel.table(change.from.as_ref(), Some(table)),
-            (Some(Item::Table(_)), None) => kernel.table(change.from.as_ref(), None),
+            (_, Some(Item::Table(table))) => kernel.table(seen, change.from.as_ref(), Some(table)),
+            (Some(Item::Table(_)), None) => kernel.table(seen, change.from.as_ref(), None),
             (from, Some(to)) => self.make(kernel, from.as_ref(), to).await,
-            (Some(from), None) => kernel.remove(from).await,
+            (Some(from), None) => kernel.remove(from, parting).await,
             (None, None) => Ok(()),
         }
     }
@@ -179,10 +195,10 @@ impl Kernel {
         Ok(Self { namespace, links, netfilter })
     }
 
-    async fn remove(&self, item: &Item) -> io::Result<()> {
+    async fn remove(&self, item: &Item, parting: Parting) -> io::Result<()> {
         match item {
             Item::Bridge { name, .. } | Item::Cable { name, .. } | Item::Vxlan { name, .. } => {
-                self.links.remove_link(name).await
+                self.remove_link(name, parting).await
             }
             Item::Forward { link, mac, to } => self.links.remove_forward(link, *mac, *to).await,
             Item::Neighbour { link, address, .. } => self.links.remove_neighbour(link, *address).await,
@@ -209,6 +225,17 @@ impl Kernel {
         }
     }
 
+    async fn remove_link(&self, name: &str, parting: Parting) -> io::Result<()> {
+        if parting == Parting::Brief
+            && let Ok(index) = self.links.index(name).await
+            && self.namespace.enter(|| part_with(index)).is_ok()
+        {
+            return Ok(());
+        }
+        // It is gone already, or nobody else can do it, or the news was lost: this tells.
+        self.links.remove_link(name).await
+    }
+
     /// What a device is made for cannot be changed: then it is another one.
     async fn vxlan(&self, from: Option<&Item>, to: &Item) -> io::Result<()> {
         let Item::Vxlan { name, vni, port, local, below, mac, mtu } = to else { return Ok(()) };
@@ -225,12 +252,12 @@ impl Kernel {
     }
 
     /// The table first, then the flows that were decided under the other one.
-    fn table(&self, from: Option<&Item>, to: Option<&Table>) -> io::Result<()> {
-        self.netfilter.replace(to).map_err(lacking)?;
+    fn table(&self, seen: Option<&Found>, from: Option<&Item>, to: Option<&Table>) -> io::Result<()> {
         let from = match from {
             Some(Item::Table(table)) => Some(table),
             _ => None,
         };
+        self.netfilter.change(seen, from, to).map_err(lacking)?;
         self.netfilter.forget_flows(&Table::stale(from, to))
     }
 

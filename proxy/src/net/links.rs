@@ -12,7 +12,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHe
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkExtentMask};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::{
-    Handle, IpVersion, LinkBridge, LinkBridgePort, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    Handle, LinkBridge, LinkBridgePort, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder,
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -23,10 +23,12 @@ use super::prefix::Prefix;
 mod dump;
 pub mod notice;
 pub mod offload;
+mod part;
 mod steering;
 pub mod tunnel;
 
 pub use dump::{Dump, Kind, Link, Route};
+pub use part::part_with;
 pub use steering::{MarkRule, Steering};
 
 /// What a link's alias begins with if it is ours; shown by `ip link`.
@@ -54,19 +56,21 @@ impl Links {
     pub async fn dump(&self) -> io::Result<Dump> {
         let links: Vec<_> = self.links().execute().try_collect().await.map_err(error)?;
         let addresses: Vec<_> = self.handle.address().get().execute().try_collect().await.map_err(error)?;
+        let routes = self.routes().await?;
+        self.prove().await?;
+        Ok(Dump::of(&links, &addresses, &routes))
+    }
+
+    /// Of all tables and both families.
+    async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
         let mut routes = Vec::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
-            request.header.address_family = match version {
-                IpVersion::V4 => AddressFamily::Inet,
-                IpVersion::V6 => AddressFamily::Inet6,
-            };
+            request.header.address_family = family;
             let of_family = self.handle.route().get(request).execute();
             routes.extend(of_family.try_collect::<Vec<_>>().await.map_err(error)?);
         }
-        let steering = self.steering(&routes).await?;
-        self.prove().await?;
-        Ok(Dump { steering, ..Dump::of(&links, &addresses, &routes) })
+        Ok(routes)
     }
 
     /// Where its socket fails, the library ends in silence, as if there were nothing or all were done. So an answer is

@@ -7,7 +7,7 @@ use super::firewall::Table;
 use super::firewall::kernel::Found;
 use super::item::{Inside, Item, Mac, Place};
 use super::links::tunnel::Neighbours;
-use super::links::{Dump, Kind, Link, Route};
+use super::links::{Dump, Kind, Link, Route, Steering};
 use super::prefix::Prefix;
 
 /// Everything seen, by place. A place that is not here could not be reached: its namespace is gone.
@@ -25,6 +25,8 @@ pub struct View {
     pub sysctls: BTreeMap<String, String>,
     /// Read only where something of the kind is ours.
     pub neighbours: Neighbours,
+    /// As well.
+    pub steering: Steering,
     /// Links whose checksums are left to hardware.
     pub offloads: BTreeSet<String>,
 }
@@ -78,8 +80,8 @@ impl Seen {
                     },
                 }
             }
-            Item::MarkRule(rule) => view.dump.steering.rule(rule, ours.is_some()),
-            Item::WayIn { family, table } => view.dump.steering.way_in(*family, *table),
+            Item::MarkRule(rule) => view.steering.rule(rule, ours.is_some()),
+            Item::WayIn { family, table } => view.steering.way_in(*family, *table),
             Item::Sysctl { name, value } => match view.sysctls.get(name) {
                 None => Standing::Absent,
                 Some(found) if found == value => Standing::Same,

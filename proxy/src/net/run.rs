@@ -8,7 +8,7 @@ use std::io;
 use super::NetError;
 use super::ipam::{self, Lease, Wish};
 use super::item::{Change, Inside, Item, Place};
-use super::kernel::Kernels;
+use super::kernel::{Kernels, Parting};
 use super::namespace::Namespace;
 use super::observe::Seen;
 use super::overlay;
@@ -18,12 +18,14 @@ use super::store::{Record, Store};
 use super::target::{self, Below, Circumstances, Wanted};
 
 mod ask;
+mod carry;
 mod host;
 mod keep;
 mod status;
 
 pub use ask::Ask;
 use ask::{from_file, next_settings, overlays_asked_for, scope, without};
+use carry::carry_out;
 use host::Host;
 pub use keep::{Ground, Kept, Update, keep};
 pub use status::{Status, WorkloadStatus, status};
@@ -60,7 +62,7 @@ pub async fn plan(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetErr
     Ok(done(&prepared, gone))
 }
 
-/// Does it, all or nothing. With `collect`, workloads whose namespace is gone are forgotten first.
+/// Does it, all or nothing, for a process that ends soon. With `collect`, workloads whose namespace is gone are forgotten first.
 pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetError> {
     let mut record = store.load(own()?.number())?;
     let gone = if collect { Host::open().await?.gone(&record) } else { Vec::new() };
@@ -68,7 +70,7 @@ pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetEr
     // In a step of their own: only then are their addresses free.
     for workload in &gone {
         let prepared = prepare(&record, &Ask::Without(workload.clone())).await?;
-        carry_out(store, &record, &prepared).await?;
+        carry_out(store, &record, &prepared, Parting::Brief).await?;
         changes.extend(prepared.plan.changes);
         record = prepared.next;
     }
@@ -81,7 +83,7 @@ pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetEr
 /// The same from a record that was loaded under the lock that is still held.
 pub async fn apply_to(store: &Store, record: &Record, ask: &Ask) -> Result<Done, NetError> {
     let prepared = prepare(record, ask).await?;
-    carry_out(store, record, &prepared).await?;
+    carry_out(store, record, &prepared, Parting::Brief).await?;
     Ok(done(&prepared, Vec::new()))
 }
 
@@ -244,12 +246,14 @@ async fn look(
     for place in kernels.places() {
         let items = wanted.iter().map(|wanted| (&wanted.place, &wanted.item));
         let items = items.chain(record.made.iter().map(|made| (&made.place, &made.item)));
-        let (mut names, mut links, mut has_neighbours) = (BTreeSet::new(), BTreeSet::new(), false);
+        let (mut names, mut links) = (BTreeSet::new(), BTreeSet::new());
+        let (mut has_neighbours, mut has_steering) = (false, false);
         for (_, item) in items.filter(|(at, _)| *at == place) {
             match item {
                 Item::Sysctl { name, .. } => drop(names.insert(name.clone())),
                 Item::Checksums { link } => drop(links.insert(link.clone())),
                 Item::Neighbour { .. } | Item::Forward { .. } => has_neighbours = true,
+                Item::MarkRule(_) | Item::WayIn { .. } => has_steering = true,
                 _ => (),
             }
         }
@@ -260,79 +264,9 @@ async fn look(
         if has_neighbours {
             view.neighbours = kernels.neighbours(place).await.map_err(failed)?;
         }
+        if has_steering {
+            view.steering = kernels.steering(place).await.map_err(failed)?;
+        }
     }
     Ok((kernels, wanted, seen))
-}
-
-/// The record says what is about to happen before it does. On an error, everything is taken back.
-async fn carry_out(store: &Store, record: &Record, prepared: &Prepared) -> Result<(), NetError> {
-    let Prepared { kernels, plan, next, .. } = prepared;
-    if plan.changes.is_empty() {
-        if record != next {
-            store.save(next)?;
-        }
-        return Ok(());
-    }
-    let under_way = Record {
-        made: plan.while_under_way.clone(),
-        leases: union(&record.leases, &next.leases),
-        unfinished: true,
-        // What leaves is still looked for where it is recorded.
-        settings: record.settings.clone().with(&next.settings),
-        insides: record.insides.clone().into_iter().chain(next.insides.clone()).collect(),
-        ..next.clone()
-    };
-    store.save(&under_way)?;
-    for (index, change) in plan.changes.iter().enumerate() {
-        if let Err(source) = kernels.apply(change).await {
-            return Err(take_back(store, record, prepared, index, source).await);
-        }
-    }
-    if let Err(source) = kernels.prove().await {
-        return Err(take_back(store, record, prepared, plan.changes.len() - 1, source).await);
-    }
-    store.save(next)?;
-    Ok(())
-}
-
-/// Backwards from the change that failed, which may have done a part of its work.
-async fn take_back(
-    store: &Store,
-    record: &Record,
-    prepared: &Prepared,
-    failed: usize,
-    source: io::Error,
-) -> NetError {
-    let change = prepared.plan.changes[failed].to_string();
-    let mut rest = Vec::new();
-    let renewed = prepared.kernels.renewed();
-    let kernels = renewed.as_ref().unwrap_or(&prepared.kernels);
-    // A setting is written whole or not at all.
-    let is_setting = matches!(prepared.plan.changes[failed].to, Some(Item::Sysctl { .. }));
-    let count = if is_setting { failed } else { failed + 1 };
-    for done in prepared.plan.changes[..count].iter().rev() {
-        if let Err(error) = kernels.apply(&done.inverse()).await {
-            rest.push(format!("{}: {error}", done.inverse()));
-        }
-    }
-    if let Err(error) = kernels.prove().await {
-        rest.push(error.to_string());
-    }
-    if rest.is_empty()
-        && let Err(error) = store.save(record)
-    {
-        rest.push(error.to_string());
-    }
-    if rest.is_empty() {
-        NetError::TakenBack { change, source }
-    } else {
-        NetError::Stuck { change, source, rest: rest.join("; ") }
-    }
-}
-
-fn union(one: &[Lease], other: &[Lease]) -> Vec<Lease> {
-    let mut all = [one, other].concat();
-    all.sort();
-    all.dedup();
-    all
 }

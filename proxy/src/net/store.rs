@@ -88,13 +88,13 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Store {
     /// To look only. What is read is whole, even while another run writes.
     pub fn to_read(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), _lock: None }
+        Self { folder: folder.to_owned(), lock: None }
     }
 
     /// To change: waits for others, but not for longer than `at_most`.
@@ -112,7 +112,7 @@ impl Store {
             }
             tokio::time::sleep(RETRY_EVERY).await;
         }
-        Ok(Self { folder: folder.to_owned(), _lock: Some(lock) })
+        Ok(Self { folder: folder.to_owned(), lock: Some(lock) })
     }
 
     /// Held by the process that stays, for as long as it does. It keeps no run from its work.
@@ -120,7 +120,7 @@ impl Store {
         let path = folder.join(LOCK_OF_ONE);
         let lock = open_lock(folder, &path)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: Some(lock) }),
+            Ok(()) => Ok(Self { folder: folder.to_owned(), lock: Some(lock) }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Running { folder: folder.to_owned() }),
             Err(error) => Err(StoreError::File { path, source: error.into() }),
         }
@@ -165,6 +165,15 @@ impl Store {
             File::open(&self.folder)?.sync_all()
         };
         write().map_err(|source| StoreError::File { path: path.clone(), source })
+    }
+}
+
+impl Drop for Store {
+    /// A copy of this process may have the file open, too (`links::part_with`).
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            let _ = flock(lock, FlockOperation::Unlock);
+        }
     }
 }
 

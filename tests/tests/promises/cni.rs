@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use outrigger_tests::cni::{Call, config, with, with_ports};
 use outrigger_tests::netlab::{Lab, OUTSIDE6, ask, assert_same, ip, is_closed, serve};
 use outrigger_tests::netns::Host;
+use outrigger_tests::netrun::tool;
 use outrigger_tests::program::say;
 use serde_json::{Value, json};
 
@@ -191,6 +192,39 @@ fn ports_are_published_and_belong_to_one_container() {
     assert!(is_closed(&lab.outside, node, 8080));
     assert_eq!(ask(&lab.outside, node, 8081), Some(outside), "the others stay as they are");
     second.make().expect_error(101, "an interface eth0 already");
+}
+
+/// Rules that stay cost nobody anything, and nothing of theirs is counted anew. A table that somebody has changed is not
+/// built upon.
+#[test]
+fn another_port_leaves_the_rules_in_place() {
+    let Some(mut lab) = Lab::new() else { return };
+    let (a, b) = (lab.workload("a"), lab.workload("b"));
+    let config = config(&lab, &json!({"subnets": [V4]}));
+    add(&lab, "a", &a, &with_ports(&config, &[(8080, 80)]));
+    let rules = || {
+        let text = tool(&lab.node, &["nft", "-a", "list", "table", "inet", "outrigger"]).out;
+        text.lines().filter(|line| line.contains("# handle")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let entries = || tool(&lab.node, &["nft", "list", "map", "inet", "outrigger", "published4"]).out;
+    let before = rules();
+    let second = with_ports(&config, &[(8081, 80)]);
+    add(&lab, "b", &b, &second);
+    assert!(entries().contains("tcp . 8080") && entries().contains("tcp . 8081"), "{}", entries());
+    assert_eq!(rules(), before);
+    delete(&lab, "b", &config);
+    assert!(entries().contains("tcp . 8080") && !entries().contains("tcp . 8081"), "{}", entries());
+    assert_eq!(rules(), before);
+    lab.node.tool("nft", &["add", "rule", "inet", "outrigger", "published", "counter"], "");
+    add(&lab, "b", &b, &second);
+    assert!(
+        entries().contains("tcp . 8081") && rules().iter().all(|rule| !rule.contains("counter")),
+        "{:?}",
+        rules()
+    );
+    let outside = lab.outside.address.to_string();
+    serve(&b, 80);
+    assert_eq!(ask(&lab.outside, lab.node.address, 8081), Some(outside));
 }
 
 #[test]

@@ -293,6 +293,9 @@ fn random_sequences_leave_no_orphan_and_no_double() {
         for (host, before) in all.iter().zip(&before) {
             assert_same(&lab.dump(host), before, &format!("seed {seed}"));
         }
+        if seed % 50 == 0 {
+            eprintln!("{seed} of {sequences} sequences");
+        }
     }
     assert!(Path::new(&lab.state()).join("network.json").exists());
 }

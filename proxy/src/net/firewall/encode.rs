@@ -1,5 +1,7 @@
 //! A table as one batch of messages, which the kernel takes whole or not at all.
 
+use std::collections::BTreeSet;
+
 use super::expression::{Expressions, LINK_NAME_BYTES, link_name, octets};
 use super::message::{ACK, APPEND, CREATE, Messages, REQUEST};
 use super::{Chain, ChainKind, Family, Publication, Rule, Set, Table};
@@ -15,6 +17,7 @@ pub(super) const NEW_SET: u16 = 9;
 pub(super) const GET_SET: u16 = 10;
 pub(super) const NEW_ELEMENTS: u16 = 12;
 pub(super) const GET_ELEMENTS: u16 = 13;
+const DELETE_ELEMENTS: u16 = 14;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 pub(super) const INET: u8 = 1;
@@ -57,6 +60,28 @@ pub(super) fn replace(name: &str, table: Option<&Table>) -> Messages {
     }
     batch.add(BATCH_END, REQUEST, (0, SUBSYSTEM >> 8), |_| ());
     batch
+}
+
+/// Puts `to` in the place of `from` by the elements that differ; `None` if more than elements does. Nothing that is
+/// removed has to be waited for, as rules have.
+pub(super) fn amend(name: &str, from: &Table, to: &Table) -> Option<Messages> {
+    let form = |table: &Table| table.sets.iter().map(|set| (set.name().to_owned(), Form::of(set))).collect();
+    let (old, new): (Vec<_>, Vec<_>) = (form(from), form(to));
+    if from.chains != to.chains || old != new {
+        return None;
+    }
+    let mut batch = Messages::default();
+    batch.add(BATCH_BEGIN, REQUEST, (0, SUBSYSTEM >> 8), |_| ());
+    for (from, to) in from.sets.iter().zip(&to.sets) {
+        let [old, new] = [from, to].map(|set| BTreeSet::from_iter(elements(set)));
+        let [gone, added] = [old.difference(&new), new.difference(&old)].map(|some| some.cloned().collect());
+        // First, as a key that leads elsewhere is in both.
+        put_elements(&mut batch, (DELETE_ELEMENTS, 0), (name, to.name(), None), gone);
+        put_elements(&mut batch, (NEW_ELEMENTS, CREATE), (name, to.name(), None), added);
+    }
+    batch.add(SUBSYSTEM | NEW_TABLE, REQUEST | CREATE | ACK, (INET, 0), |table| table.text(1, name));
+    batch.add(BATCH_END, REQUEST, (0, SUBSYSTEM >> 8), |_| ());
+    Some(batch)
 }
 
 /// A table that goes with the socket, and that nobody else can change or flush.
@@ -144,12 +169,26 @@ fn new_set(batch: &mut Messages, table: &str, set: &Set, id: u32) {
             attributes.bytes(13, &NAMES_AS_THEY_ARE);
         }
     });
-    let elements = elements(set);
+    put_elements(batch, (NEW_ELEMENTS, CREATE), (table, set.name(), Some(id)), elements(set));
+}
+
+/// Key, and data where there is some.
+pub(super) type Element = (Vec<u8>, Option<Vec<u8>>);
+
+/// `id` is that of a set of the same batch.
+fn put_elements(
+    batch: &mut Messages,
+    (kind, flags): (u16, u16),
+    (table, set, id): (&str, &str, Option<u32>),
+    elements: Vec<Element>,
+) {
     for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
-        batch.add(SUBSYSTEM | NEW_ELEMENTS, REQUEST | CREATE, (INET, 0), |attributes| {
+        batch.add(SUBSYSTEM | kind, REQUEST | flags, (INET, 0), |attributes| {
             attributes.text(1, table);
-            attributes.text(2, set.name());
-            attributes.number(4, id);
+            attributes.text(2, set);
+            if let Some(id) = id {
+                attributes.number(4, id);
+            }
             attributes.nested(3, |list| {
                 for (key, data) in some {
                     list.nested(1, |element| {
@@ -165,6 +204,7 @@ fn new_set(batch: &mut Messages, table: &str, set: &Set, id: u32) {
 }
 
 /// Types and sizes of a set.
+#[derive(PartialEq, Eq)]
 struct Form {
     flags: u32,
     key_type: u32,
@@ -202,18 +242,53 @@ fn joined(first: u32, second: u32) -> u32 {
     first << 6 | second
 }
 
-/// Keys, and data where there is some, each field filled up to words.
-pub(super) fn elements(set: &Set) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+/// Each field filled up to words.
+pub(super) fn elements(set: &Set) -> Vec<Element> {
     match set {
         Set::Links { links, .. } => links.iter().map(|link| (link_name(link), None)).collect(),
         Set::Published { entries, .. } => entries.iter().map(published).collect(),
     }
 }
 
-fn published(entry: &Publication) -> (Vec<u8>, Option<Vec<u8>>) {
+fn published(entry: &Publication) -> Element {
     let port = |port: u16| [port.to_be_bytes(), [0, 0]].concat();
     let mut key = entry.address.map(octets).unwrap_or_default();
     key.extend_from_slice(&[entry.protocol.number(), 0, 0, 0]);
     key.extend_from_slice(&port(entry.port));
     (key, Some([octets(entry.to.ip()), port(entry.to.port())].concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Act, Hook, Protocol};
+    use super::*;
+
+    fn entry(port: u16, to: u16) -> Publication {
+        let to = (std::net::Ipv4Addr::new(10, 88, 0, 2), to).into();
+        Publication { address: None, protocol: Protocol::Tcp, port, to }
+    }
+
+    fn table(entries: &[Publication], act: Act) -> Table {
+        let (name, entries) = ("published4".to_owned(), entries.to_vec());
+        let sets = vec![Set::Published { name, family: Family::Ipv4, by_address: false, entries }];
+        let rules = vec![Rule { comment: "all".into(), matches: Vec::new(), act }];
+        let (kind, hook) = (ChainKind::Filter, Hook::Forward);
+        let chains = vec![Chain { name: "walls".into(), kind, hook, priority: 0, rules }];
+        Table { name: "t".into(), sets, chains, forget: Vec::new() }
+    }
+
+    #[test]
+    fn an_amendment_tells_only_elements_that_differ() {
+        let before = table(&[entry(80, 8080), entry(81, 8081)], Act::Accept);
+        let count = |to: &Table| amend("t", &before, to).map(|batch| batch.last());
+        let frame = 3;
+        assert_eq!(count(&before), Some(frame));
+        let more = table(&[entry(80, 8080), entry(81, 8081), entry(82, 8082)], Act::Accept);
+        assert_eq!(count(&more), Some(frame + 1));
+        let elsewhere = table(&[entry(80, 8080), entry(81, 9091)], Act::Accept);
+        assert_eq!(count(&elsewhere), Some(frame + 2), "one goes and one comes");
+        assert_eq!(count(&table(&[entry(80, 8080)], Act::Drop)), None, "another rule");
+        let other = Table { sets: Vec::new(), ..before.clone() };
+        assert_eq!(count(&other), None, "another set");
+    }
 }

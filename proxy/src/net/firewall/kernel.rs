@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use super::encode::{self, DIGEST, INET, SUBSYSTEM};
+use super::encode::{self, DIGEST, Element, INET, SUBSYSTEM};
 use super::message::{self, Answer, DUMP, Messages, REQUEST, attribute, each};
 use super::{ANCHOR, Chain, ChainKind, Hook, Set, TABLE, Table, capture};
 
@@ -31,6 +31,20 @@ impl Netfilter {
     /// One transaction: the old table goes and the new one comes, or nothing has changed.
     pub fn replace(&self, table: Option<&Table>) -> io::Result<()> {
         self.carry_out(&encode::replace(TABLE, table))
+    }
+
+    /// The same. Where the table was `from` a moment ago, and only elements of its sets differ, its rules stay: else the
+    /// kernel would wait for the end of their use, a grace period of 10 ms and more, when this socket closes.
+    pub fn change(&self, seen: Option<&Found>, from: Option<&Table>, to: Option<&Table>) -> io::Result<()> {
+        if let (Some(seen), Some(from), Some(to)) = (seen, from, to)
+            && seen.is(from)
+            && let Some(batch) = encode::amend(TABLE, from, to)
+            // Whoever has changed the table since then has it replaced.
+            && self.carry_out(&batch).is_ok()
+        {
+            return Ok(());
+        }
+        self.replace(to)
     }
 
     fn carry_out(&self, batch: &Messages) -> io::Result<()> {
@@ -197,8 +211,6 @@ pub struct Found {
     rules: Vec<(String, [u8; 8])>,
     sets: Vec<(String, Vec<Element>)>,
 }
-
-type Element = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FoundChain {

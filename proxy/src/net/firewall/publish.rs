@@ -1,7 +1,7 @@
 //! The host's table: published ports, masquerade and the walls between networks.
 //!
-//! A pure function of the networks and of what their workloads publish. The whole table is replaced on every change:
-//! one transaction, which established connections do not notice.
+//! A pure function of the networks and of what their workloads publish. A change is one transaction, which
+//! established connections do not notice: another table in its place, or only other elements in its sets.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};

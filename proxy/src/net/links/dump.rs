@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 
-use super::{MARK, Steering, tunnel};
+use super::{MARK, tunnel};
 use crate::net::item::Mac;
 use crate::net::prefix::Prefix;
 
@@ -23,7 +23,6 @@ pub struct Dump {
     pub addresses: Vec<(String, Prefix)>,
     /// Of the main table, by way of a gateway.
     pub routes: Vec<Route>,
-    pub steering: Steering,
 }
 
 #[derive(Debug)]
@@ -68,7 +67,7 @@ impl Dump {
         let names: BTreeMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
         let addresses = addresses.iter().filter_map(|message| address(message, &names)).collect();
         let routes = routes.iter().filter_map(|message| Route::read(message, &names)).collect();
-        Self { addresses, routes, links, steering: Steering::default() }
+        Self { addresses, routes, links }
     }
 
     pub fn link(&self, name: &str) -> Option<&Link> {

@@ -3,13 +3,18 @@
 //! On a busy host most are not: other links come and go, neighbours are learned and forgotten. Pure.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use crate::net::firewall::transparent::ROUTES;
 
 /// rtnetlink's numbers: links, neighbours, addresses, routes and rules of both families, settings of both.
 pub const GROUPS: [u32; 10] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25];
 
+/// The group that tells of links.
+pub const LINKS: u32 = 1;
+
 const HEADER_BYTES: usize = 16;
+const RESULT: u16 = 2;
 const NEW_LINK: u16 = 16;
 const DELETED_LINK: u16 = 17;
 const NEW_ADDRESS: u16 = 20;
@@ -41,16 +46,32 @@ pub struct Interest {
 }
 
 /// Whether one of the messages may be about something of ours.
-pub fn concerns(mut bytes: &[u8], interest: &Interest) -> bool {
-    while let Some(length) = word(bytes, 0).map(|length| length as usize) {
+pub fn concerns(bytes: &[u8], interest: &Interest) -> bool {
+    messages(bytes).any(|(kind, body)| concerns_one(kind, body, interest))
+}
+
+/// What the messages say of a request to remove the link with this number: that the link is gone, or that it stays.
+pub fn end_of(bytes: &[u8], index: u32) -> Option<io::Result<()>> {
+    messages(bytes).find_map(|(kind, body)| match kind {
+        // Bridges tell in the name of their own family which links have left them.
+        DELETED_LINK if body.first() == Some(&0) && word(body, 4) == Some(index) => Some(Ok(())),
+        RESULT => match word(body, 0)?.cast_signed() {
+            0 => Some(Ok(())),
+            error => Some(Err(io::Error::from_raw_os_error(-error))),
+        },
+        _ => None,
+    })
+}
+
+/// Kinds and bodies of what one read has given.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = word(bytes, 0)? as usize;
         let body = bytes.get(HEADER_BYTES..length.min(bytes.len())).unwrap_or_default();
         let kind = bytes.get(4..6).map_or(0, |kind| u16::from_ne_bytes([kind[0], kind[1]]));
-        if concerns_one(kind, body, interest) {
-            return true;
-        }
         bytes = bytes.get(length.max(HEADER_BYTES).next_multiple_of(4)..).unwrap_or_default();
-    }
-    false
+        Some((kind, body))
+    })
 }
 
 fn concerns_one(kind: u16, body: &[u8], interest: &Interest) -> bool {
@@ -149,5 +170,20 @@ mod tests {
         for cut in [&[][..], &[1], &[16, 0, 0, 0, 24, 0], &[0; 20]] {
             assert!(!concerns(cut, &interest));
         }
+    }
+
+    #[test]
+    fn the_end_of_a_link_is_told_from_its_leaving_a_bridge() {
+        let mut of_the_bridge = on(7, 16);
+        of_the_bridge[0] = 7;
+        let left = message(DELETED_LINK, &of_the_bridge, &[]);
+        let others = message(DELETED_LINK, &on(8, 16), &[]);
+        let gone = message(DELETED_LINK, &on(7, 16), &[]);
+        assert!(end_of(&[left.clone(), others.clone()].concat(), 7).is_none());
+        assert!(end_of(&[left, others, gone].concat(), 7).unwrap().is_ok());
+        let refused = message(RESULT, &(-1_i32).to_ne_bytes(), &[]);
+        assert_eq!(end_of(&refused, 7).unwrap().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert!(end_of(&message(RESULT, &[0; 4], &[]), 7).unwrap().is_ok());
+        assert!(end_of(&[], 7).is_none());
     }
 }

@@ -57,13 +57,14 @@ impl Steering {
 }
 
 impl Links {
-    pub(super) async fn steering(&self, routes: &[RouteMessage]) -> io::Result<Steering> {
+    pub async fn steering(&self) -> io::Result<Steering> {
         let mut rules = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
             let of_family: Vec<_> =
                 self.handle.rule().get(version).execute().try_collect().await.map_err(error)?;
             rules.extend(of_family.iter().filter_map(read_rule));
         }
+        let routes = self.routes().await?;
         let loopback = self.index(LOOPBACK).await?;
         let ways = routes.iter().filter_map(|route| read_way(route, loopback)).collect();
         Ok(Steering { rules, ways })

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::NetError;
 use super::super::item::{Change, Inside, Item, Place};
+use super::super::kernel::Parting;
 use super::super::links::notice::Interest;
 use super::super::namespace::Namespace;
 use super::super::observe::Seen;
@@ -64,7 +65,7 @@ pub async fn keep(store: &Store, update: Update) -> Result<Kept, NetError> {
     let gone: Vec<String> = gone.into_iter().filter(|id| !record.from_file.workloads.contains(id)).collect();
     for workload in &gone {
         let prepared = prepare(&record, &Ask::Without(workload.clone())).await?;
-        carry_out(store, &record, &prepared).await?;
+        carry_out(store, &record, &prepared, Parting::Whole).await?;
         changes.extend(prepared.plan.changes);
         record = prepared.next;
     }
@@ -75,7 +76,7 @@ pub async fn keep(store: &Store, update: Update) -> Result<Kept, NetError> {
     let (insides, waiting) = present(&settings, &informed, &mut host)?;
     let prepared = decide(&informed, &ask, settings, (host, insides)).await?;
     // What is taken back is taken back to what was recorded.
-    carry_out(store, &record, &prepared).await?;
+    carry_out(store, &record, &prepared, Parting::Whole).await?;
     let grounds = grounds(&prepared)?;
     let is_new = |place: &&Place| !record.made.iter().any(|made| made.place == **place);
     let arrived = prepared.kernels.places().filter(is_new).filter_map(|place| match place {
