@@ -53,8 +53,13 @@ pub struct Call {
 impl Call {
     /// About one container.
     pub fn new(lab: &Lab, command: &str, container: &str, namespace: Option<&Host>, config: &Value) -> Self {
+        Self::on(&lab.node, command, container, namespace, config)
+    }
+
+    /// The same on another host.
+    pub fn on(host: &Host, command: &str, container: &str, namespace: Option<&Host>, config: &Value) -> Self {
         let path = namespace.map_or(String::new(), |host| host.path().display().to_string());
-        Self::about_all(lab, command, config)
+        Self::about_all_on(host, command, config)
             .with("CNI_CONTAINERID", container)
             .with("CNI_NETNS", &path)
             .with("CNI_IFNAME", "eth0")
@@ -62,13 +67,12 @@ impl Call {
 
     /// About the network.
     pub fn about_all(lab: &Lab, command: &str, config: &Value) -> Self {
+        Self::about_all_on(&lab.node, command, config)
+    }
+
+    pub fn about_all_on(host: &Host, command: &str, config: &Value) -> Self {
         let environment = vec![("CNI_COMMAND", command.to_owned()), ("CNI_PATH", PLUGINS.to_owned())];
-        Self {
-            plugin: program::outrigger().into(),
-            node: lab.node.path(),
-            environment,
-            config: config.clone(),
-        }
+        Self { plugin: program::outrigger().into(), node: host.path(), environment, config: config.clone() }
     }
 
     #[must_use]

@@ -20,6 +20,7 @@ mod capture_tproxy;
 mod clock_jumps;
 mod cni;
 mod cni_life;
+mod cni_overlay;
 mod config_errors;
 mod containers_compose;
 mod containers_ctr;

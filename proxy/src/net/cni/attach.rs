@@ -7,14 +7,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::config::{self, Config, Kind};
+use super::config::{self, Config, Joined, Kind};
 use super::reply::{self, Refusal};
 use super::request::Request;
 use super::{keep, load, locked};
 use crate::net::firewall::Family;
 use crate::net::namespace::Namespace;
 use crate::net::settings::resolve::{ALL_PORTS_MAX, WORKLOADS_MAX};
-use crate::net::settings::{NamespaceRef, Plug, Port, Settings, Workload};
+use crate::net::settings::{NamespaceRef, Network, Plug, Port, Settings, Workload};
 use crate::net::store::{Record, Store};
 use crate::net::{self, Ask};
 
@@ -76,7 +76,9 @@ async fn attach(
     let mut settings = Settings::default();
     if let Kind::Alone { network, .. } = &config.kind {
         check_network(&record, request, network)?;
-        settings.networks.insert(request.network_key(), net::settings::Network::clone(network));
+        if network.is_own {
+            settings.networks.insert(network.key.clone(), Network::clone(&network.network));
+        }
     }
     settings.workloads.insert(id.clone(), workload);
     let done = net::apply_to(store, &record, &Ask::One(settings, id)).await?;
@@ -94,9 +96,9 @@ fn workload(request: &Request, config: &Config, inside: &Inside) -> Workload {
     let namespace = NamespaceRef::Path(request.namespace.clone().unwrap_or_default());
     let capture = config.capture.clone();
     match &config.kind {
-        Kind::Alone { addresses, publish, .. } => {
+        Kind::Alone { network, addresses, publish } => {
             let plug = Plug {
-                network: request.network_key(),
+                network: network.key.clone(),
                 interface: request.interface.clone(),
                 addresses: addresses.clone(),
                 publish: publish.clone(),
@@ -127,19 +129,16 @@ fn check(record: &Record, id: &str, workload: &Workload, inside: &Inside) -> Res
     Ok(())
 }
 
-fn check_network(
-    record: &Record,
-    request: &Request,
-    network: &net::settings::Network,
-) -> Result<(), Refusal> {
-    let key = request.network_key();
+fn check_network(record: &Record, request: &Request, network: &Joined) -> Result<(), Refusal> {
+    let key = network.key.as_str();
     let in_use = record.settings.networks_in_use().any(|name| name == key);
-    match record.settings.networks.get(&key) {
-        Some(in_force) if in_use && in_force != network => Err(Refusal::config(format!(
-            "network `{}` is otherwise in force, and has containers",
-            request.network
-        ))
+    match record.settings.networks.get(key) {
+        Some(in_force) if network.is_own && in_use && *in_force != *network.network => Err(Refusal::config(
+            format!("network `{}` is otherwise in force, and has containers", request.network),
+        )
         .with("a changed conflist holds once they have left")),
+        // It was there a moment ago.
+        None if !network.is_own => Err(Refusal::config(format!("this host has no network `{key}` any more"))),
         _ => Ok(()),
     }
 }

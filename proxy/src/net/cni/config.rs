@@ -10,15 +10,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::load;
 use super::reply::Refusal;
 use super::request::{Command, Request};
 use crate::config::diagnostic::{FieldPath, Problems};
 use crate::config::{Diagnostic, schema::schema_of, yaml};
-use crate::net::STATE;
 use crate::net::firewall::Protocol;
 use crate::net::prefix::Prefix;
 use crate::net::settings::resolve::{self, PORTS_MAX};
-use crate::net::settings::{Capture, Door, Network, Port, capture::capture, written};
+use crate::net::settings::{Capture, Door, Network, Port, capture::capture, is_attached, written};
+use crate::net::store::Store;
+use crate::net::{NetError, STATE};
 
 /// What libcni puts beside the plugin's own fields.
 const OF_LIBCNI: [&str; 7] =
@@ -39,9 +41,12 @@ const ADDRESSES: &str = "ips";
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Outrigger as a CNI plugin")]
 struct Plugin {
-    /// Address ranges: one of IPv4, one of IPv6, or both. The first address of each is the bridge's own.
-    #[schemars(required)]
+    /// Address ranges: one of IPv4, one of IPv6, or both. The first address of each is the bridge's own. Default: none,
+    /// with `network` or behind another plugin.
     subnets: Option<Vec<String>>,
+    /// A network of this host's network file to join, such as an overlay that `outrigger net run` keeps. It says
+    /// everything about the network. Default: one of the plugin's own, by `subnets`.
+    network: Option<String>,
     /// The bridge's name, of 15 characters at most. Default: `or-` and the network's name.
     bridge: Option<String>,
     /// The largest packet, in bytes. Default: that of the link that leads out of this host.
@@ -94,7 +99,7 @@ pub(super) struct Config {
 #[derive(Debug)]
 pub(super) enum Kind {
     Alone {
-        network: Box<Network>,
+        network: Joined,
         addresses: Vec<IpAddr>,
         publish: Vec<Port>,
     },
@@ -103,6 +108,16 @@ pub(super) enum Kind {
         previous: Value,
         door: Option<Door>,
     },
+}
+
+/// The network that a container is put on.
+#[derive(Debug)]
+pub(super) struct Joined {
+    /// Its name among those of the host.
+    pub(super) key: String,
+    pub(super) network: Box<Network>,
+    /// The conflist says what it is; otherwise the host has it already.
+    pub(super) is_own: bool,
 }
 
 /// DEL and GC have to work whatever has become of the configuration.
@@ -120,31 +135,28 @@ pub(super) fn resolve(request: &Request) -> Result<Config, Refusal> {
     let is_chained = is_chained(request, &own)?;
     let text = Value::Object(own).to_string();
     let refused = |problems: Vec<Diagnostic>| refused(&problems, config);
-    let (plugin, mut problems) = yaml::read::<Plugin>(&text, "conflist").map_err(refused)?;
+    let (mut plugin, mut problems) = yaml::read::<Plugin>(&text, "conflist").map_err(refused)?;
     let at = &FieldPath::Root;
-    let found_capture = plugin.capture.map(|written| capture(written, &at.field("capture"), &mut problems));
+    let written = plugin.capture.take();
+    let found_capture = written.map(|written| capture(written, &at.field("capture"), &mut problems));
     if plugin.state_dir.as_ref().is_some_and(|folder| !folder.starts_with('/')) {
         problems.report(&at.field("state_dir"), "runtimes call from anywhere: write the whole path");
     }
     let dns = plugin.dns.as_ref().and_then(|dns| serde_json::to_value(dns).ok());
     let runtime = Runtime::read(request)?;
-    let network = (!is_chained).then(|| {
-        let written = written::Network {
-            subnets: plugin.subnets,
-            bridge: plugin.bridge,
-            mtu: plugin.mtu,
-            masquerade: plugin.masquerade,
-            isolated: plugin.isolated,
-            ..written::Network::default()
-        };
-        resolve::resolve_network(&request.network, written, Path::new("/"), at, &mut problems)
-    });
-    let addresses = network.as_ref().map_or(Vec::new(), |network| runtime.addresses(network, &mut problems));
+    let joined = plugin.network.take().filter(|_| !is_chained);
+    let network = match joined {
+        Some(name) => Some(of_the_host(&name, &state(config))?),
+        None if is_chained => None,
+        None => Some(own_network(request, plugin, &mut problems)),
+    };
+    let addresses =
+        network.as_ref().map_or(Vec::new(), |joined| runtime.addresses(&joined.network, &mut problems));
     problems.finish().map_err(refused)?;
     let kind = match network {
         Some(network) => {
-            let families: Vec<bool> = network.subnets.iter().map(|subnet| subnet.is_ipv4()).collect();
-            Kind::Alone { addresses, publish: runtime.ports(&families)?, network: Box::new(network) }
+            let families: Vec<bool> = network.network.subnets.iter().map(|subnet| subnet.is_ipv4()).collect();
+            Kind::Alone { addresses, publish: runtime.ports(&families)?, network }
         }
         None => chained(request, &runtime)?,
     };
@@ -155,6 +167,32 @@ pub(super) fn resolve(request: &Request) -> Result<Config, Refusal> {
     }
     let dns = dns.unwrap_or_else(|| Value::Object(Map::new()));
     Ok(Config { state: state(config), kind, capture: found_capture, dns })
+}
+
+fn own_network(request: &Request, plugin: Plugin, problems: &mut Problems) -> Joined {
+    let written = written::Network {
+        subnets: plugin.subnets,
+        bridge: plugin.bridge,
+        mtu: plugin.mtu,
+        masquerade: plugin.masquerade,
+        isolated: plugin.isolated,
+        ..written::Network::default()
+    };
+    let root = Path::new("/");
+    let network = resolve::resolve_network(&request.network, written, root, &FieldPath::Root, problems);
+    Joined { key: request.network_key(), network: Box::new(network), is_own: true }
+}
+
+/// A network that `outrigger net` has put there.
+fn of_the_host(name: &str, state: &Path) -> Result<Joined, Refusal> {
+    let record = load(&Store::to_read(state))?;
+    if is_attached(name) || !record.settings.networks.contains_key(name) {
+        return Err(Refusal::config(format!("`network`: this host has no network `{name}`"))
+            .with("write it into the network file, and let `outrigger net run` or `apply` set it up"));
+    }
+    let network = record.effective().networks.remove(name);
+    let network = network.ok_or_else(|| NetError::NoSubnet(name.to_owned()))?;
+    Ok(Joined { key: name.to_owned(), network: Box::new(network), is_own: false })
 }
 
 fn is_of_cni(name: &str) -> bool {
@@ -173,6 +211,12 @@ fn is_chained(request: &Request, own: &Map<String, Value>) -> Result<bool, Refus
     let has_previous = request.config.get("prevResult").is_some_and(Value::is_object);
     let of_a_network = ["subnets", "bridge", "mtu", "masquerade", "isolated"];
     let written = of_a_network.into_iter().find(|field| own.contains_key(*field));
+    if let (Some(field), Some(network)) = (written, own.get("network")) {
+        return Err(Refusal::config(format!("`{field}` beside `network`")).with(format!(
+            "network {network} is the host's, and its file says this: leave one of the two out"
+        )));
+    }
+    let written = written.or(own.contains_key("network").then_some("network"));
     match written {
         // What it gets back of its own is `prevResult`, too, but not when it adds.
         Some(field) if has_previous && request.command == Command::Add => {

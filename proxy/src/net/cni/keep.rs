@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::{self, Config, Kind};
+use super::config::{self, Config, Joined, Kind};
 use super::reply::Refusal;
 use super::request::Request;
 use super::{load, locked};
@@ -122,7 +122,8 @@ pub(super) async fn forget_gone(store: &Store) -> Result<bool, Refusal> {
 /// Whether ADD could work.
 pub(super) async fn status(request: &Request) -> Result<(), Refusal> {
     // What is wrong with the configuration has a code of its own.
-    let config = config::resolve(request)?;
+    let told = |refusal: Refusal| if refusal.may_pass() { refusal.not_available() } else { refusal };
+    let config = config::resolve(request).map_err(told)?;
     available(request, &config).await.map_err(Refusal::not_available)
 }
 
@@ -133,7 +134,9 @@ async fn available(request: &Request, config: &Config) -> Result<(), Refusal> {
     let mut settings = Settings::default();
     if let Kind::Alone { network, .. } = &config.kind {
         has_addresses(request, network, &record)?;
-        settings.networks.insert(request.network_key(), Network::clone(network));
+        if network.is_own {
+            settings.networks.insert(network.key.clone(), Network::clone(&network.network));
+        }
     }
     net::plan_for(&store, Ask::Networks(settings), false).await?;
     Ok(())
@@ -150,9 +153,9 @@ fn privileges() -> Result<(), Refusal> {
 }
 
 /// One more container would find its addresses.
-fn has_addresses(request: &Request, network: &Network, record: &Record) -> Result<(), Refusal> {
-    let (key, id) = (request.network_key(), request.id());
-    let wish = Wish { network: &key, workload: &id, subnets: &network.subnets, fixed: &[] };
+fn has_addresses(request: &Request, joined: &Joined, record: &Record) -> Result<(), Refusal> {
+    let Joined { key, network, .. } = joined;
+    let wish = Wish { network: key, workload: &request.id(), subnets: &network.subnets, fixed: &[] };
     let (mut leases, mut last) = (record.leases.clone(), record.last.clone());
     ipam::allocate(&wish, &mut leases, &mut last).map_err(NetError::from)?;
     Ok(())

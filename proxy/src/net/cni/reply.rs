@@ -110,6 +110,11 @@ impl Refusal {
         Self { code: NOT_AVAILABLE, ..self }
     }
 
+    /// It may work in a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        self.code == TRY_AGAIN
+    }
+
     /// Something may have been left by a container that is gone.
     pub(super) fn may_be_stale(&self) -> bool {
         self.code == TAKEN
@@ -135,9 +140,10 @@ impl From<NetError> for Refusal {
 /// What a container has got, as the record has it.
 pub(super) fn joined(request: &Request, record: &Record, dns: Value) -> Value {
     let id = request.id();
-    let workload = record.settings.workloads.get(&id);
+    let settings = record.effective();
+    let workload = settings.workloads.get(&id);
     let plug = workload.and_then(|workload| workload.plug.as_ref());
-    let network = plug.and_then(|plug| record.settings.networks.get(&plug.network));
+    let network = plug.and_then(|plug| settings.networks.get(&plug.network));
     let (Some(plug), Some(network)) = (plug, network) else { return Value::Null };
     let addresses = record.prefixes().remove(&id).unwrap_or_default();
     let gateway = |is_ipv4: bool| network.gateways().find(|gateway| gateway.is_ipv4() == is_ipv4);

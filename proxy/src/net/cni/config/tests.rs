@@ -27,6 +27,8 @@ const BRIDGED: &str = r#""prevResult": {"interfaces": [{"name": "cni0"}, {"name"
 fn alone_it_needs_subnets_and_little_more() {
     let config = good(r#""subnets": ["10.88.0.0/24", "fd88::/64"], "ipam": {}, "cni.dev/x": 1"#);
     let Kind::Alone { network, addresses, publish } = config.kind else { panic!("alone") };
+    assert_eq!((network.key.as_str(), network.is_own), ("cni/web", true));
+    let network = network.network;
     assert_eq!((network.bridge.as_str(), network.masquerade, network.isolated), ("or-web", true, true));
     assert!(addresses.is_empty() && publish.is_empty() && config.capture.is_none());
     assert_eq!((config.state.as_path(), config.dns.to_string().as_str()), (Path::new(STATE), "{}"));
@@ -38,7 +40,7 @@ fn alone_it_needs_subnets_and_little_more() {
         "protocol": "UDP", "hostIP": "127.0.0.1"}, {"hostPort": 81, "containerPort": 81, "hostIP": "0.0.0.0"}]}"#,
     );
     let Kind::Alone { network, addresses, publish } = config.kind else { panic!("alone") };
-    assert_eq!((network.bridge.as_str(), network.mtu), ("b0", Some(1400)));
+    assert_eq!((network.network.bridge.as_str(), network.network.mtu), ("b0", Some(1400)));
     assert_eq!(addresses, ["10.88.0.9".parse::<IpAddr>().unwrap()]);
     let shown = |port: &Port| format!("{:?} {} {}:{}", port.address, port.protocol, port.host, port.workload);
     let ports: Vec<String> = publish.iter().map(shown).collect();
@@ -105,6 +107,10 @@ fn what_is_wrong_is_said_with_its_place() {
         (port(r#""hostPort": 1, "containerPort": 1, "hostIP": "::1""#), 7, "no address of that family"),
         (port(r#""hostPort": 1, "containerPort": 1, "hostIP": "x""#), 7, "`hostIP` is not an IP address"),
         (format!(r#"{subnets}, {BRIDGED}"#), 2, "`subnets`: [\"10.88.0.0/24\"]"),
+        (format!(r#"{subnets}, "network": "mesh""#), 7, "`subnets` beside `network`"),
+        (r#""network": "mesh", "state_dir": "/nowhere""#.into(), 7, "this host has no network `mesh`"),
+        (r#""network": "cni/web", "state_dir": "/nowhere""#.into(), 7, "this host has no network `cni/web`"),
+        (format!(r#""network": "mesh", {BRIDGED}"#), 2, "`network`: \"mesh\""),
         (BRIDGED.into(), 7, "nothing is to be done behind another plugin"),
         (
             format!(r#""capture": {{}}, "runtimeConfig": {{"ips": ["10.1.0.9"]}}, {BRIDGED}"#),
