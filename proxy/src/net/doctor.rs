@@ -61,7 +61,7 @@ const PORTS: [(u16, &str); 4] =
 /// Looks at everything; with settings, also whether their subnets are free on this host.
 pub fn examine(settings: Option<&Settings>) -> Vec<Finding> {
     let mut found = vec![kernel(), privileges()];
-    found.extend(trial::run());
+    found.extend(trial::run(settings));
     found.extend(forwarding());
     found.push(others::look());
     found.extend(older_tables());

@@ -31,6 +31,7 @@ fn a_host_that_allows_everything_is_left_as_it_was() {
             said.out
         );
     }
+    assert_eq!((about(&said, "tproxy").len(), about(&said, "VXLAN").len()), (1, 1), "{}", said.out);
     assert_same(&lab.dump(&lab.node), &before, "after the doctor");
 }
 
@@ -58,6 +59,12 @@ fn what_stands_in_the_way_is_named_with_its_cure() {
     assert!(subnets.iter().all(|(verdict, says)| verdict == "bad" && says.contains("`eth0`")), "{subnets:?}");
     assert_eq!(subnets.len(), 2, "one of each family: {subnets:?}");
     drop(listening);
+    // An overlay's ranges are looked at, too: other hosts' subnets come from there.
+    let file = lab.write(
+        "networks:\n  a: {overlay: {ranges: [10.0.0.0/8], etcd: {endpoints: 'http://10.99.0.9:2379'}}}\n",
+    );
+    let subnets = about(&doctor(&lab.node, &["--json", &file]), "subnets");
+    assert!(subnets.len() == 1 && subnets[0].1.contains("10.0.0.0/8 of network `a` overlaps"), "{subnets:?}");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::io;
 
 use super::Finding;
 use crate::net::links::{Dump, Links};
+use crate::net::overlay::Plan;
+use crate::net::prefix::Prefix;
 use crate::net::settings::Settings;
 
 const ABOUT: &str = "subnets";
@@ -29,17 +31,26 @@ fn dump() -> io::Result<Dump> {
 fn judge(settings: &Settings, dump: &Dump) -> Vec<Finding> {
     let mut found = Vec::new();
     for (name, network) in &settings.networks {
-        for subnet in &network.subnets {
+        let founding = network.overlay.as_ref().and_then(|overlay| overlay.founding.as_ref());
+        let ranges = founding.map_or(Vec::new(), Plan::wholes);
+        let is_overlay = !ranges.is_empty();
+        for range in network.subnets.iter().copied().chain(ranges) {
             let addresses = dump.addresses.iter().map(|(link, address)| (link, address.network()));
-            let routes = dump.routes.iter().map(|route| (&route.link, route.to));
+            // Within an overlay's range they may be ours, to other hosts.
+            let is_to_a_host =
+                |to: Prefix| is_overlay && range.contains(to.address()) && to.length() > range.length();
+            let routes = dump.routes.iter().filter(|route| !is_to_a_host(route.to));
+            let is_ours = |link: &str| {
+                link == network.bridge || is_overlay && dump.link(link).is_some_and(|link| link.is_marked)
+            };
             let other = addresses
-                .chain(routes)
-                .filter(|(link, prefix)| **link != network.bridge && prefix.length() > 0)
-                .find(|(_, prefix)| prefix.overlaps(*subnet));
+                .chain(routes.map(|route| (&route.link, route.to)))
+                .filter(|(link, prefix)| !is_ours(link) && prefix.length() > 0)
+                .find(|(_, prefix)| prefix.overlaps(range));
             if let Some((link, prefix)) = other {
                 found.push(Finding::bad(
                     ABOUT,
-                    format!("{subnet} of network `{name}` overlaps with {prefix}, to which `{link}` leads"),
+                    format!("{range} of network `{name}` overlaps with {prefix}, to which `{link}` leads"),
                     "take another range for one of them",
                 ));
             }

@@ -8,13 +8,16 @@ use crate::net::firewall::kernel::Netfilter;
 use crate::net::firewall::transparent::{MARK, ROUTES};
 use crate::net::firewall::{Family, Protocol, Publication, capture, publish};
 use crate::net::item::Mac;
+use crate::net::links::tunnel::Tunnel;
 use crate::net::links::{Cable, LOOPBACK, Links, MarkRule};
 use crate::net::namespace::Namespace;
 use crate::net::prefix::Prefix;
-use crate::net::settings::{Capture, Except, Mode, Network};
+use crate::net::settings::{Capture, Except, Mode, Network, Settings};
 
 const BRIDGE: &str = "or-trial";
 const MTU: u32 = 1500;
+/// Linux's own.
+const VXLAN_PORT: u16 = 8472;
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 /// One step, and what to do where it fails.
@@ -60,6 +63,11 @@ const TPROXY: Step = Step {
     cure: "leave `capture.mode` at `redirect`, or see to nf_tables with TPROXY and routes by marks \
            (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES): modprobe nft_tproxy nft_reject_inet nft_fib_inet",
 };
+const VXLAN: Step = Step {
+    about: "VXLAN",
+    says: "networks can go on on other hosts (`overlay`)",
+    cure: "leave `overlay` out, or see to the module `vxlan` (modprobe vxlan)",
+};
 const FLOWS: Step = Step {
     about: "flows",
     says: "tracked flows can be forgotten",
@@ -68,23 +76,47 @@ const FLOWS: Step = Step {
 
 impl Step {
     fn found(&self, result: io::Result<()>) -> Finding {
+        self.found_if(true, result)
+    }
+
+    /// What nobody asks for may fail.
+    fn found_if(&self, is_asked_for: bool, result: io::Result<()>) -> Finding {
         match result {
             Ok(()) => Finding::good(self.about, self.says),
-            Err(error) => Finding::bad(self.about, error.to_string(), self.cure),
+            Err(error) if is_asked_for => Finding::bad(self.about, error.to_string(), self.cure),
+            Err(error) => Finding::warning(self.about, error.to_string(), self.cure),
+        }
+    }
+}
+
+/// What not everybody needs, and the file asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Asked {
+    tproxy: bool,
+    vxlan: bool,
+}
+
+impl Asked {
+    fn by(settings: &Settings) -> Self {
+        let mut captures = settings.workloads.values().filter_map(|workload| workload.capture.as_ref());
+        Self {
+            tproxy: captures.any(|capture| capture.mode == Mode::Tproxy),
+            vxlan: settings.networks.values().any(|network| network.overlay.is_some()),
         }
     }
 }
 
 /// Everything that `apply` needs of the kernel, on a thread of its own.
-pub(super) fn run() -> Vec<Finding> {
-    let thread = std::thread::Builder::new().name("trial".into()).spawn(alone);
+pub(super) fn run(settings: Option<&Settings>) -> Vec<Finding> {
+    let asked = settings.map(Asked::by).unwrap_or_default();
+    let thread = std::thread::Builder::new().name("trial".into()).spawn(move || alone(asked));
     let joined = thread.and_then(|thread| {
         thread.join().map_err(|_| io::Error::other("the thread of the trial has failed: please report this"))
     });
     joined.unwrap_or_else(|error| vec![NAMESPACE.found(Err(error))])
 }
 
-fn alone() -> Vec<Finding> {
+fn alone(asked: Asked) -> Vec<Finding> {
     #[expect(deprecated, reason = "it is unsafe with CLONE_FILES alone, which we do not pass")]
     let apart = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).map_err(io::Error::from);
     let failed = apart.is_err();
@@ -93,14 +125,14 @@ fn alone() -> Vec<Finding> {
         return found;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(steps(&mut found))) {
+    match runtime.and_then(|runtime| runtime.block_on(steps(asked, &mut found))) {
         Ok(()) => {}
         Err(error) => found.push(NAMESPACE.found(Err(error))),
     }
     found
 }
 
-async fn steps(found: &mut Vec<Finding>) -> io::Result<()> {
+async fn steps(asked: Asked, found: &mut Vec<Finding>) -> io::Result<()> {
     let (connection, links) = Links::open()?;
     tokio::spawn(connection);
     let netfilter = Netfilter::open()?;
@@ -109,7 +141,8 @@ async fn steps(found: &mut Vec<Finding>) -> io::Result<()> {
     found.push(ADDRESSES.found(addresses(&links).await));
     found.push(PUBLISH.found(netfilter.replace(publish_table().as_ref())));
     found.push(CAPTURE.found(netfilter.replace(Some(&capture::table(&everything(Mode::Redirect))))));
-    found.push(TPROXY.found(tproxy(&links, &netfilter).await));
+    found.push(TPROXY.found_if(asked.tproxy, tproxy(&links, &netfilter).await));
+    found.push(VXLAN.found_if(asked.vxlan, vxlan(&links).await));
     found.push(FLOWS.found(netfilter.forget_flows(&[53])));
     Ok(())
 }
@@ -121,6 +154,12 @@ async fn tproxy(links: &Links, netfilter: &Netfilter) -> io::Result<()> {
         links.add_mark_rule(&MarkRule { family, mark: MARK, table: ROUTES }).await?;
     }
     netfilter.replace(Some(&capture::table(&everything(Mode::Tproxy))))
+}
+
+async fn vxlan(links: &Links) -> io::Result<()> {
+    let (vni, port, local) = (1, VXLAN_PORT, ADDRESS4.0);
+    let tunnel = Tunnel { name: "or-trial2", vni, port, local, below: BRIDGE, mac: MAC, mtu: MTU };
+    links.add_tunnel(&tunnel).await
 }
 
 /// Both ends in this namespace: what matters is whether the kernel has such devices.
@@ -175,5 +214,19 @@ fn everything(mode: Mode) -> Capture {
         dns: Some(15053),
         except_outbound: except,
         except_inbound: Except::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::doctor::Verdict;
+
+    #[test]
+    fn what_nobody_asks_for_is_no_fault() {
+        let failed = || Err(io::Error::from_raw_os_error(95));
+        let verdict = |is_asked_for: bool| VXLAN.found_if(is_asked_for, failed()).verdict;
+        assert_eq!((verdict(true), verdict(false)), (Verdict::Bad, Verdict::Warning));
+        assert_eq!(FLOWS.found(failed()).verdict, Verdict::Bad);
     }
 }
