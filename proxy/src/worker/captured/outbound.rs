@@ -77,7 +77,7 @@ async fn to_service(mut arrival: Arrival<'_>, services: Vec<Arc<str>>) {
     let opaque = rules.opaque_outbound.hold(dialled.port());
     let speech = if opaque {
         Speech::Other
-    } else if captured.learned.server_speaks_first(&service, dialled.port()) {
+    } else if captured.learned.server_speaks_first(&service, dialled.port(), Instant::now()) {
         Speech::Silence
     } else {
         detect::listen(worker, &mut arrival.client, arrival.started + rules.detect).await
@@ -117,7 +117,7 @@ async fn to_service(mut arrival: Arrival<'_>, services: Vec<Arc<str>>) {
             record.withdraw();
             return arrival.converse(Destination::Services(services)).await;
         }
-        First::Server => captured.learned.learn(&service, dialled.port()),
+        First::Server => captured.learned.learn(&service, dialled.port(), Instant::now()),
         First::Client(_) | First::ServerLeft | First::ServerBroke | First::Nobody => {}
     }
     let upstream = Side { socket: &reached.connection.stream, said: answer };
