@@ -225,6 +225,7 @@ fn a_loopback_without_ipv6_is_named() {
     }
 }
 
+/// In either mode, and from one to the other.
 #[test]
 fn connections_older_than_the_table_go_on() {
     let Some(mut lab) = Lab::new() else { return };
@@ -239,7 +240,9 @@ fn connections_older_than_the_table_go_on() {
     for stream in [&at_out, &at_in] {
         stream.set_read_timeout(Some(wait::WAIT_MAX)).unwrap();
     }
-    for (capture, word) in [("{mode: tproxy}", "older"), ("{mode: tproxy, dns: 0}", "than both")] {
+    let captures =
+        [("{}", "older"), ("{mode: tproxy}", "than"), ("{mode: tproxy, dns: 0}", "all"), ("{}", "!")];
+    for (capture, word) in captures {
         lab.apply(&file(&a, &format!(", capture: {capture}")));
         for (one, other) in [(&mut to_out, &mut at_out), (&mut at_in, &mut to_in)] {
             one.write_all(word.as_bytes()).unwrap();

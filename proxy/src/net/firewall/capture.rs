@@ -20,7 +20,7 @@ pub fn table(capture: &Capture) -> Table {
     }
     if let (Some(port), true) = (capture.inbound, redirects) {
         let mut rules = exceptions(&capture.except_inbound, Match::Source, Match::InLink);
-        rules.push(rule("to the sidecar", vec![Match::Protocol(Protocol::Tcp)], Act::Redirect(port)));
+        rules.push(to_the_sidecar(port));
         chains.push(chain("inbound", Hook::Prerouting, rules));
     }
     if !redirects {
@@ -53,10 +53,16 @@ fn outbound(capture: &Capture) -> Vec<Rule> {
     }
     rules.push(rule("loopback is the workload's own", vec![Match::OutLink("lo".into())], Act::Return));
     if let (Some(port), Mode::Redirect) = (capture.outbound, capture.mode) {
-        rules.push(rule("to the sidecar", vec![Match::Protocol(Protocol::Tcp)], Act::Redirect(port)));
+        rules.push(to_the_sidecar(port));
     }
     rules.push(rule("flows that pass untouched", vec![Match::Protocol(Protocol::Udp)], Act::CountAndReturn));
     rules
+}
+
+/// Only what begins. Connections that are older than connection tracking here look new in the middle, and the sidecar
+/// would know nothing of them.
+fn to_the_sidecar(port: u16) -> Rule {
+    rule("to the sidecar", vec![Match::Protocol(Protocol::Tcp), Match::Opening], Act::Redirect(port))
 }
 
 pub(super) fn exceptions(
@@ -115,10 +121,10 @@ mod tests {
                 "meta l4proto udp th dport 53 redirect to :15053",
                 "meta l4proto tcp th dport 53 redirect to :15053",
                 "oifname \"lo\" return",
-                "meta l4proto tcp redirect to :15001",
+                "meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn redirect to :15001",
                 "meta l4proto udp counter return",
                 "meta l4proto tcp th dport 22 return",
-                "meta l4proto tcp redirect to :15006",
+                "meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn redirect to :15006",
             ]
         );
         assert_eq!(table.forget, [53]);
