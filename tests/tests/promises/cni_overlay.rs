@@ -1,13 +1,16 @@
 //! Containers of a runtime on a network of many hosts, which `outrigger net run` keeps.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 
+use outrigger_tests::backend::Backend;
 use outrigger_tests::cni::{Call, with, with_ports};
 use outrigger_tests::hosts::{Hosts, Node, PORT};
 use outrigger_tests::netlab::{ask, ip, serve};
 use outrigger_tests::netns::Host;
 use outrigger_tests::netrun::Running;
+use outrigger_tests::program::{self, say};
+use outrigger_tests::proxy::Scene;
 use outrigger_tests::wait;
 use serde_json::{Value, json};
 
@@ -107,4 +110,39 @@ fn without_a_lease_the_runtime_is_told_to_try_again() {
         Some(call(&one, "ADD", &container, &config).make()).filter(|reply| reply.code == Some(0))
     });
     assert!(addresses(&added.json)[0].starts_with("10.5."), "{added:?}");
+}
+
+/// Network, catalogue and names as one: the runtime gives the address, the sidecar beside the container registers it,
+/// and the sidecar on another host finds it.
+#[test]
+fn a_sidecar_registers_the_address_that_the_container_got() {
+    let Some(mut hosts) = Hosts::new() else { return };
+    let [mut one, mut two] = [(); 2].map(|()| hosts.node());
+    let container = hosts.network.bare("c1");
+    let etcd = hosts.etcd.addresses()[0];
+    let registry = |more: &str| format!("{{etcd: {{endpoints: 'http://{etcd}'}}{more}}}");
+    let register = registry(", register: {address: ':8080', ttl: 3s}");
+    let file = one.folder.join("outrigger.yaml");
+    fs::write(&file, format!("outbound: 127.0.0.1:0\nnode: {{service: shop}}\nregistry: {register}\n"))
+        .unwrap();
+    let check = || say(container.command(program::outrigger().to_str().unwrap()).arg("check").arg(&file));
+    let early = check();
+    assert!(!early.ok() && early.err.contains("outrigger.yaml:3:"), "{early:?}");
+    assert!(early.err.contains("no default route leads out of here"), "{early:?}");
+
+    hosts.start(&mut one, BOTH);
+    hosts.start(&mut two, BOTH);
+    let result = call(&one, "ADD", &container, &config(&one)).make().expect_ok("ADD");
+    let own = addresses(&result).remove(0);
+    check().expect_ok("check");
+    let listener = container.enter(|| TcpListener::bind((own.as_str(), 8080)).unwrap());
+    let _workload = container.enter(|| Backend::on(listener, |exchange| exchange.reply("shop")));
+    let scene = Scene::new().set("node", "{service: shop}");
+    let _sidecar = container.enter(|| scene.registry(&register).start());
+    let key = format!("/outrigger/services/shop/{own}-8080");
+    let entry = wait::until("the entry", || hosts.etcd.entry(&key));
+    assert_eq!(entry.value["address"], format!("{own}:8080"));
+    let other = two.workload.enter(|| Scene::new().registry(&registry("")).start());
+    let answer = || two.workload.enter(|| Some(other.get("shop", "/")).filter(|answer| answer.status == 200));
+    assert_eq!(wait::until("an answer", answer).backend(), "shop");
 }

@@ -1,5 +1,6 @@
 //! Where services come from, and the workload's own entry there.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -149,9 +150,9 @@ fn register(
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> Register {
-    let nowhere = (std::net::Ipv4Addr::LOCALHOST, 1).into();
+    let nowhere = (Ipv4Addr::LOCALHOST, 1).into();
     let address = match &written.address {
-        Some(text) => check::reachable(text, &at.field("address"), problems).unwrap_or(nowhere),
+        Some(text) => own_or_written(text, &at.field("address"), problems).unwrap_or(nowhere),
         None => {
             problems.report(&at.field("address"), "field `address` is missing");
             nowhere
@@ -193,8 +194,37 @@ fn register(
     }
 }
 
+/// A port alone is one of this namespace's own address, which whoever put the workload on its network has chosen.
+fn own_or_written(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<SocketAddr> {
+    let port = text.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).filter(|port| *port != 0);
+    let Some(port) = port else { return check::reachable(text, at, problems) };
+    let own = own_address();
+    if own.is_none() {
+        problems.report_with(
+            at,
+            "no default route leads out of here, so this namespace has no address to be reached at",
+            format!("write the address before `:{port}`, or see to the workload's network first"),
+        );
+    }
+    own.map(|own| (own, port).into())
+}
+
+/// The source of packets to the outside, of IPv4 where there is such. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    // Addresses of the ranges for documentation (RFC 5737, RFC 3849): the default route leads there.
+    let outside: [SocketAddr; 2] =
+        [(Ipv4Addr::new(192, 0, 2, 1), 9).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()];
+    outside.into_iter().find_map(|outside| {
+        let any: IpAddr =
+            if outside.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(outside).ok()?;
+        socket.local_addr().ok().map(|own| own.ip()).filter(|own| !own.is_unspecified())
+    })
+}
+
 /// Stable over restarts: an entry left behind is taken over.
-fn id_of(address: std::net::SocketAddr) -> String {
+fn id_of(address: SocketAddr) -> String {
     address.to_string().replace(':', "-").replace(['[', ']'], "")
 }
 
@@ -214,7 +244,7 @@ fn at_least(
 
 fn check(
     written: written::Check,
-    workload: std::net::SocketAddr,
+    workload: SocketAddr,
     at: &FieldPath<'_>,
     problems: &mut Problems,
 ) -> Check {

@@ -98,7 +98,8 @@ pub(crate) struct MassRemoval {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Register {
-    /// Where others reach the workload, IP:port.
+    /// Where others reach the workload, IP:port. A port alone, as in `:8080`, is one of this network namespace's own
+    /// address, by which its default route leads out, as it is when the file is read.
     #[schemars(required)]
     pub(crate) address: Option<String>,
     /// Default: `node.service`.
