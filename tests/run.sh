@@ -17,8 +17,8 @@ needed+=(dig:bind9-dnsutils delv:bind9-dnsutils dnsperf:dnsperf getent:libc-bin 
 needed+=(unbound:unbound dnsmasq:dnsmasq-base)
 # For a client of the embedded registry.
 needed+=(node:nodejs npm:npm)
-# For the network of a host: to kill a run at every step, to be another user, to hold a lock.
-needed+=(strace:strace setpriv:util-linux flock:util-linux)
+# For the network of a host: to kill a run at every step, to be another user, to hold a lock, to see a link's features.
+needed+=(strace:strace setpriv:util-linux flock:util-linux ethtool:ethtool)
 # Container runtimes, and what they are compared with.
 needed+=(podman:podman runc:runc conmon:conmon containerd:containerd nsenter:util-linux)
 needed+=(iptables:iptables catatonit:catatonit)

@@ -46,6 +46,7 @@ mod net_crash;
 mod net_namespaces;
 mod net_overlay;
 mod net_overlay_lease;
+mod net_overlay_ways;
 mod net_run;
 mod net_run_repair;
 mod policies_work;
