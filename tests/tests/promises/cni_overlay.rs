@@ -4,9 +4,9 @@ use std::fs;
 use std::net::{IpAddr, TcpListener};
 
 use outrigger_tests::backend::Backend;
-use outrigger_tests::cni::{Call, with, with_ports};
+use outrigger_tests::cni::{self, Call, with, with_ports};
 use outrigger_tests::hosts::{Hosts, Node, PORT};
-use outrigger_tests::netlab::{ask, ip, serve};
+use outrigger_tests::netlab::{Lab, ask, ip, serve};
 use outrigger_tests::netns::Host;
 use outrigger_tests::netrun::Running;
 use outrigger_tests::program::{self, say};
@@ -87,6 +87,37 @@ fn a_container_joins_the_network_of_many_hosts() {
     assert!(!ip(&container, &["link"]).contains("eth0"));
     assert!(!one.status().to_string().contains("pods/c1/eth0"));
     assert!(ask(&two.host, one.host.address, 8080).is_none());
+}
+
+/// A network of one host can be joined as well. What it is, its file says.
+#[test]
+fn a_container_follows_the_file_of_the_network_that_it_joined() {
+    let Some(mut lab) = Lab::new() else { return };
+    let (a, container) = (lab.workload("a"), lab.workload("c1"));
+    let path = a.path();
+    let file = |more: &str| {
+        format!(
+            "networks:\n  web: {{subnets: [10.88.0.0/24]{more}}}\nworkloads:\n  a: {{namespace: {{path: {}}}, \
+             network: web}}\n",
+            path.display()
+        )
+    };
+    lab.apply(&file(""));
+    serve(&a, PORT);
+    let config = cni::config(&lab, &json!({"network": "web"}));
+    let add = Call::new(&lab, "ADD", "c1", Some(&container), &config);
+    let own = addresses(&add.make().expect_ok("ADD")).remove(0);
+    reached(&container, &lab.address("a", true).to_string(), PORT, &own);
+    lab.apply(&file(", mtu: 1400"));
+    assert!(ip(&container, &["link", "show", "eth0"]).contains("mtu 1400"));
+    reached(&container, &lab.address("a", true).to_string(), PORT, &own);
+    lab.net(&["status"]).expect_ok("in order");
+    // A file without it leaves it to those who are on it.
+    let none = lab.write("networks: {}\n");
+    lab.net(&["apply", &none]).expect_ok("apply");
+    assert!(ip(&container, &["address"]).contains(&own) && !ip(&a, &["link"]).contains("eth0"));
+    Call::new(&lab, "DEL", "c1", Some(&container), &config).make().expect_ok("DEL");
+    assert!(!ip(&container, &["link"]).contains("eth0"));
 }
 
 #[test]

@@ -42,7 +42,10 @@ pub(super) fn without(ask: Ask, gone: &[String]) -> Ask {
 pub(super) fn next_settings(record: &Record, ask: &Ask) -> Result<Settings, NetError> {
     match ask {
         Ask::Whole(settings) => {
-            with_networks(&record.settings.attached(), settings).map(|networks| Settings {
+            let mut attached = record.settings.attached();
+            // What a network of the file is, the file says, whoever else is on it.
+            attached.networks.retain(|name, _| !settings.networks.contains_key(name));
+            with_networks(&attached, settings).map(|networks| Settings {
                 workloads: networks.workloads.into_iter().chain(settings.workloads.clone()).collect(),
                 networks: networks.networks,
             })
