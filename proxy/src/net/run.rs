@@ -62,7 +62,8 @@ pub async fn plan(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetErr
     Ok(done(&prepared, gone))
 }
 
-/// Does it, all or nothing, for a process that ends soon. With `collect`, workloads whose namespace is gone are forgotten first.
+/// Does it, all or nothing, for a process that ends soon. With `collect`, workloads whose namespace is gone are
+/// forgotten first.
 pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetError> {
     let mut record = store.load(own()?.number())?;
     let gone = if collect { Host::open().await?.gone(&record) } else { Vec::new() };
