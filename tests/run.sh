@@ -80,6 +80,9 @@ if ! cmp -s "$wanted" "$clients/installed.txt"; then
 fi
 
 cargo build --release --locked -p outrigger
+# The one that was just built: `cargo test` compiles crates for other uses as well, after which `cargo build` would begin
+# again.
+export OUTRIGGER_BIN=${OUTRIGGER_BIN:-$(realpath "${CARGO_TARGET_DIR:-target}")/release/outrigger}
 cargo test --release --locked --workspace "$@"
 
 # What a reader tries first: the numbered examples, each a script that fails if it does not do what it says.
