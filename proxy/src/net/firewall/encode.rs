@@ -62,8 +62,8 @@ pub(super) fn replace(name: &str, table: Option<&Table>) -> Messages {
     batch
 }
 
-/// Puts `to` in the place of `from` by the elements that differ; `None` if more than elements does. Nothing that is
-/// removed has to be waited for, as rules have.
+/// Puts `to` in the place of `from` by the elements that differ; `None` if more than elements does. Rules and
+/// chains stay.
 pub(super) fn amend(name: &str, from: &Table, to: &Table) -> Option<Messages> {
     let form = |table: &Table| table.sets.iter().map(|set| (set.name().to_owned(), Form::of(set))).collect();
     let (old, new): (Vec<_>, Vec<_>) = (form(from), form(to));
