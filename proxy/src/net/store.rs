@@ -169,7 +169,7 @@ impl Store {
 }
 
 impl Drop for Store {
-    /// A copy of this process may have the file open, too (`links::part_with`).
+    /// A process that we have started may have the file open, too (`links::part_with`).
     fn drop(&mut self) {
         if let Some(lock) = &self.lock {
             let _ = flock(lock, FlockOperation::Unlock);

@@ -1,11 +1,12 @@
 //! Removing a link without waiting until the kernel has put its memory away.
 //!
 //! RTM_DELLINK takes a link off every list and tells everybody; then it waits for an RCU barrier, 10 to 40 ms, before it
-//! returns (Linux, net/core/dev.c, netdev_run_todo). Whoever ends right afterwards need not see that: a copy of this
-//! process makes the call, and ends by itself.
+//! returns (Linux, net/core/dev.c, netdev_run_todo). Whoever ends right afterwards need not see that: a process of its own
+//! makes the call, and ends by itself. A thread would not do: a process ends with the last of its threads.
 
+use std::ffi::{c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
@@ -18,6 +19,8 @@ use super::notice::{LINKS, end_of};
 /// The kernel takes a link off its lists at once; longer means that we have missed the news.
 const NEWS_WITHIN: Duration = Duration::from_secs(2);
 const STANDARD_STREAMS: [RawFd; 3] = [0, 1, 2];
+/// For a few calls of the kernel, which has a stack of its own.
+const STACK_BYTES: usize = 16 * 1024;
 
 /// Returns when the link with this number is gone from this thread's namespace, and with it its peer. Any error says
 /// that it may still be there.
@@ -28,11 +31,11 @@ pub fn part_with(index: u32) -> io::Result<()> {
     socket.add_membership(LINKS)?;
     let timeout = rustix::net::sockopt::Timeout::Recv;
     rustix::net::sockopt::set_socket_timeout(&socket, timeout, Some(NEWS_WITHIN))?;
-    send_by_a_copy(&socket, &request(index))?;
+    send_by_another(&socket, request(index))?;
     let end = Instant::now() + NEWS_WITHIN;
     // On a host with much other news, silence would not tell.
     while Instant::now() < end {
-        // The news comes to the socket that the copy sends by, as does a refusal.
+        // The news comes to the socket that the other one sends by, as does a refusal.
         let (bytes, _) = socket.recv_from_full()?;
         if let Some(end) = end_of(&bytes, index) {
             return end;
@@ -52,25 +55,46 @@ fn request(index: u32) -> Vec<u8> {
     bytes
 }
 
-/// The copy keeps none of the standard streams: whoever reads ours sees their end when we end.
+/// What the other process needs.
+struct Errand {
+    socket: RawFd,
+    request: Vec<u8>,
+}
+
+/// Has the request sent by a process that shares this one's memory, as after vfork, but is not waited for. To copy the
+/// memory (fork) costs more than all that is done for the link. Its stack and its errand are given up: they are a few
+/// pages, and nobody knows when it is done.
 #[expect(
     unsafe_code,
     reason = "there is no other way to leave a call of the kernel to somebody who outlives us"
 )]
-fn send_by_a_copy(socket: &Socket, request: &[u8]) -> io::Result<()> {
-    let socket = socket.as_raw_fd();
-    // SAFETY: the copy has this thread only. It allocates nothing, takes no lock and returns to nobody: until it ends
-    // it calls close, send and _exit, which POSIX allows after fork whatever other threads were doing (async-signal-safe).
-    // `request` and the descriptor are its own copies.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => unsafe {
-            for stream in STANDARD_STREAMS {
-                libc::close(stream);
-            }
-            libc::send(socket, request.as_ptr().cast(), request.len(), 0);
-            libc::_exit(0)
-        },
-        _ => Ok(()),
+fn send_by_another(socket: &Socket, request: Vec<u8>) -> io::Result<()> {
+    let errand = Box::leak(Box::new(Errand { socket: socket.as_raw_fd(), request }));
+    let stack = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice()).as_mut_ptr_range();
+    // SAFETY: the stack is its own, grows down from its end, and is never freed, as the errand, which nobody writes to.
+    // `run` touches nothing else of what both share (see there). Without CLONE_FILES, its descriptors are its own
+    // copies. Without CLONE_THREAD, it outlives us, and the memory with it.
+    let started = unsafe {
+        let flags = libc::CLONE_VM | libc::SIGCHLD;
+        libc::clone(run, stack.end.cast(), flags, std::ptr::from_mut(errand).cast())
+    };
+    if started == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// In the other process. It has the thread-local storage of the thread that started it, so it must not use the C
+/// library, which keeps `errno` there: rustix enters the kernel by itself. It allocates nothing and cannot panic. It
+/// keeps none of the standard streams: whoever reads ours sees their end when we end.
+#[expect(unsafe_code, reason = "see `send_by_another`")]
+extern "C" fn run(errand: *mut c_void) -> c_int {
+    // SAFETY: it is what `send_by_another` gave, which lives for ever.
+    let errand = unsafe { &*errand.cast::<Errand>() };
+    for stream in STANDARD_STREAMS {
+        // SAFETY: nothing in this process uses them.
+        unsafe { rustix::io::close(stream) };
     }
+    // SAFETY: this process has the descriptor for as long as it lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(errand.socket) };
+    // The answer comes to whoever listens.
+    let _ = rustix::net::send(socket, &errand.request, rustix::net::SendFlags::empty());
+    0
 }
