@@ -1,7 +1,7 @@
-//! Network namespaces: found, told apart, and entered by threads that are thrown away.
+//! Network namespaces: found, told apart, and entered for the length of one call.
 //!
-//! A socket belongs to the namespace of the thread that opened it, for ever; so a thread enters, opens what is needed,
-//! hands it over and ends. No thread of a runtime ever changes its namespace.
+//! A socket belongs to the namespace of the thread that opened it, for ever; so a thread enters, opens what is needed
+//! and goes back before it does anything else. To every other piece of code, all threads are in the process's own.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,8 @@ use std::path::Path;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-const OWN: &str = "/proc/self/ns/net";
+/// Of this thread: the main thread's, which `/proc/self` tells of, may be elsewhere for a moment.
+const OWN: &str = "/proc/thread-self/ns/net";
 /// Namespaces are files of this filesystem.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
@@ -77,20 +78,35 @@ impl Namespace {
         self.file.as_raw_fd()
     }
 
-    /// Does something in the namespace, on a thread of its own.
-    pub fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    /// Does something in the namespace. Nothing else runs on this thread meanwhile, and it is back afterwards, also
+    /// from a panic. What the work leaves running, such as a thread, stays inside.
+    pub fn enter<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_own {
             return work();
         }
-        let namespace = self.file.as_fd();
-        let inside = || {
-            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-            work()
-        };
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("namespace".into()).spawn_scoped(scope, inside)?;
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace has failed")))
-        })
+        let own = File::open(OWN)?;
+        // Whoever may not come back does not go.
+        move_into(&own)?;
+        move_into(&self.file)?;
+        let _back = Back(own);
+        work()
+    }
+}
+
+fn move_into(namespace: &File) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+/// Leads this thread back into the namespace that it came from.
+struct Back(File);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if let Err(error) = move_into(&self.0) {
+            // The next thing that this thread did for somebody else would be done to a workload.
+            eprintln!("outrigger: a thread cannot leave a network namespace ({error}): please report this");
+            std::process::abort();
+        }
     }
 }
 
@@ -108,5 +124,39 @@ mod tests {
             io::ErrorKind::InvalidInput
         );
         assert!(Namespace::find(1).is_none());
+    }
+
+    #[test]
+    fn is_back_from_wherever_it_was() {
+        let Some(other) = elsewhere() else {
+            // In CI, a test that cannot run has failed.
+            return assert!(!is_root() && std::env::var_os("CI").is_none(), "no namespace can be made");
+        };
+        let own = Namespace::own().unwrap().number();
+        let inside = other.enter(|| Ok(Namespace::own()?.number())).unwrap();
+        assert_eq!((inside, Namespace::own().unwrap().number()), (other.number(), own));
+        let failed: io::Result<()> = other.enter(|| Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(
+            (failed.unwrap_err().kind(), Namespace::own().unwrap().number()),
+            (io::ErrorKind::NotFound, own)
+        );
+        let panicked = std::panic::catch_unwind(|| other.enter(|| -> io::Result<()> { panic!("inside") }));
+        assert!(panicked.is_err() && Namespace::own().unwrap().number() == own);
+    }
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    /// A namespace that a thread has made, and left with its end.
+    fn elsewhere() -> Option<Namespace> {
+        let apart = || {
+            #[expect(deprecated, reason = "it is unsafe with CLONE_FILES alone, which we do not pass")]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).ok()?;
+            let mut made = Namespace::own().ok()?;
+            made.is_own = false;
+            Some(made)
+        };
+        std::thread::spawn(apart).join().unwrap()
     }
 }
