@@ -79,6 +79,13 @@ if ! cmp -s "$wanted" "$clients/installed.txt"; then
     cp "$wanted" "$clients/installed.txt"
 fi
 
+# Docker, unpacked: installed, its daemon would start by itself and change the firewall of this machine.
+docker=${CARGO_TARGET_DIR:-target}/clients/docker
+if ! command -v dockerd >/dev/null && [[ ! -x $docker/usr/sbin/dockerd ]]; then
+    mkdir -p "$docker"
+    (cd "$docker" && apt-get download -q docker.io && dpkg-deb --extract docker.io_*.deb . && rm docker.io_*.deb)
+fi
+
 cargo build --release --locked -p outrigger
 # The one that was just built: for what is tested below, crates are compiled for other uses as well, after which `cargo
 # build` would begin again.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::images::{self, IMAGE, SIDECAR, executable};
 use crate::netlab::Lab;
 use crate::netns::Host;
 use crate::program::{Said, say};
@@ -28,14 +29,6 @@ mkdir -p /opt/cni/bin
 echo ready
 read end
 "#;
-/// A program without libraries, and where containers find the shell in it.
-const BUSYBOX: &str = "/bin/busybox";
-/// A client as people have it: it asks for names by its C library.
-const CURL: &str = "/usr/bin/curl";
-/// The program of which podman makes its pods' first container.
-const PAUSE: &str = "/usr/bin/catatonit";
-/// The server takes the lines of its head as they come, and a strict client wants them whole.
-const WHO: &str = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s' \"$REMOTE_ADDR\"\n";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -92,11 +85,6 @@ pub struct Podman<'a> {
     folder: PathBuf,
 }
 
-/// Of the image that `Podman::image` makes.
-pub const IMAGE: &str = "localhost/outrigger-test:1";
-/// Of the sidecar's image, as the examples call it.
-pub const SIDECAR: &str = "localhost/outrigger";
-
 impl<'a> Podman<'a> {
     /// Its networks are by CNI, with our plugin and those of Debian.
     pub fn new(machine: &'a Machine, lab: &Lab) -> Self {
@@ -142,43 +130,20 @@ impl<'a> Podman<'a> {
         self.say(arguments).expect_ok(&format!("podman {arguments:?}")).out.trim().to_owned()
     }
 
-    /// An image from scratch: a shell without libraries, a web server that says who asks, and curl.
     pub fn image(&self) {
-        let context = self.folder.join("image");
-        let bin = context.join("rootfs/bin");
-        let www = context.join("rootfs/www/cgi-bin");
-        fs::create_dir_all(&bin).unwrap();
-        fs::create_dir_all(&www).unwrap();
-        fs::copy(BUSYBOX, bin.join("busybox")).expect("tests/run.sh installs it");
-        for name in ["sh", "sleep", "httpd", "wget", "ip", "mkdir"] {
-            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
-        }
-        with_libraries(CURL, &context.join("rootfs"));
-        executable(&www.join("who"), WHO);
-        let file =
-            "FROM scratch\nCOPY rootfs/ /\nCMD [\"/bin/httpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/www\"]\n";
-        fs::write(context.join("Containerfile"), file).unwrap();
-        self.ok(&["build", "--quiet", "--tag", IMAGE, context.to_str().unwrap()]);
+        self.build(IMAGE, &images::web(&self.folder));
     }
 
-    /// The example's image of the program under test; `OUTRIGGER_STATIC` is one that needs no libraries.
     pub fn sidecar_image(&self) {
-        let program = std::env::var_os("OUTRIGGER_STATIC")
-            .map_or_else(|| crate::program::outrigger().into(), PathBuf::from);
-        let folder = self.folder.join("sidecar");
-        let script = crate::program::root().join("examples/containers/image.sh");
-        say(Command::new(script).args([&program, &folder])).expect_ok("image.sh");
-        self.ok(&["build", "--quiet", "--tag", SIDECAR, folder.to_str().unwrap()]);
+        self.build(SIDECAR, &images::sidecar(&self.folder));
     }
 
-    /// An image that holds a pod's namespaces, as podman makes it for its own pods.
     pub fn pause_image(&self, name: &str) {
-        let context = self.folder.join("pause");
-        fs::create_dir_all(&context).unwrap();
-        fs::copy(PAUSE, context.join("pause")).expect("tests/run.sh installs catatonit");
-        let file = "FROM scratch\nCOPY pause /\nENTRYPOINT [\"/pause\", \"-P\"]\n";
-        fs::write(context.join("Containerfile"), file).unwrap();
-        self.ok(&["build", "--quiet", "--tag", name, context.to_str().unwrap()]);
+        self.build(name, &images::pause(&self.folder));
+    }
+
+    fn build(&self, name: &str, folder: &Path) {
+        self.ok(&["build", "--quiet", "--tag", name, folder.to_str().unwrap()]);
     }
 
     /// A program that is `podman` as here, for others to call.
@@ -213,7 +178,11 @@ pub struct Status {
 impl Status {
     #[track_caller]
     pub fn of(podman: &Podman<'_>, container: &str) -> Self {
-        let process = podman.ok(&["inspect", "--format", "{{.State.Pid}}", container]);
+        Self::of_process(&podman.ok(&["inspect", "--format", "{{.State.Pid}}", container]))
+    }
+
+    #[track_caller]
+    pub fn of_process(process: &str) -> Self {
         let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("every process has it");
@@ -244,23 +213,6 @@ pub fn plugins(lab: &Lab) -> PathBuf {
         std::os::unix::fs::symlink(crate::program::outrigger(), folder.join("outrigger")).unwrap();
     }
     folder
-}
-
-/// A program and the libraries that it needs, where it looks for them.
-fn with_libraries(program: &str, root: &Path) {
-    let said = say(Command::new("ldd").arg(program)).expect_ok(program).out;
-    let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
-    for file in libraries.chain([program]) {
-        let to = root.join(file.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(file, to).unwrap_or_else(|error| panic!("{file}: {error}"));
-    }
-}
-
-fn executable(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Who the container's web server sees asking, if there is a way.

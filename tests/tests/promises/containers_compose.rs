@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use outrigger_tests::machine::{IMAGE, Machine, Podman, SIDECAR, Status};
+use outrigger_tests::images::{IMAGE, SIDECAR};
+use outrigger_tests::machine::{Machine, Podman, Status};
 use outrigger_tests::metrics::Metrics;
 use outrigger_tests::netlab::Lab;
 use outrigger_tests::program::{self, Said, say};

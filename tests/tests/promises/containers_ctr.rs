@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::process::{Child, Stdio};
 
 use outrigger_tests::cni::Call;
-use outrigger_tests::machine::{IMAGE, Machine, Podman, ask_web, plugins, remove_cgroups};
+use outrigger_tests::images::IMAGE;
+use outrigger_tests::machine::{Machine, Podman, ask_web, plugins, remove_cgroups};
 use outrigger_tests::netlab::Lab;
 use outrigger_tests::program::{Said, say};
 use outrigger_tests::wait;

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use outrigger_tests::machine::{IMAGE, Machine, Podman, ask_web};
+use outrigger_tests::images::IMAGE;
+use outrigger_tests::machine::{Machine, Podman, ask_web};
 use outrigger_tests::netlab::{Lab, NODE6};
 use outrigger_tests::wait;
 use serde_json::{Value, json};

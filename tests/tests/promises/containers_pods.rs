@@ -4,7 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use outrigger_tests::machine::{IMAGE, Machine, Podman, SIDECAR, Status, ask_web, plugins};
+use outrigger_tests::images::{IMAGE, SIDECAR};
+use outrigger_tests::machine::{Machine, Podman, Status, ask_web, plugins};
 use outrigger_tests::metrics::Metrics;
 use outrigger_tests::netlab::Lab;
 use outrigger_tests::program::{self, Said, tool};

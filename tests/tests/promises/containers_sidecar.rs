@@ -5,7 +5,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use outrigger_tests::machine::{IMAGE, Machine, Podman, SIDECAR, Status, plugins};
+use outrigger_tests::images::{IMAGE, SIDECAR};
+use outrigger_tests::machine::{Machine, Podman, Status, plugins};
 use outrigger_tests::netlab::Lab;
 use outrigger_tests::program;
 use outrigger_tests::wait;

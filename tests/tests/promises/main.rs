@@ -24,6 +24,7 @@ mod cni_overlay;
 mod config_errors;
 mod containers_compose;
 mod containers_ctr;
+mod containers_docker;
 mod containers_podman;
 mod containers_pods;
 mod containers_sidecar;
