@@ -5,7 +5,7 @@ use outrigger_tests::docker::Docker;
 use outrigger_tests::images::{self, IMAGE, SIDECAR};
 use outrigger_tests::machine::{Machine, Status};
 use outrigger_tests::metrics::Metrics;
-use outrigger_tests::netlab::Lab;
+use outrigger_tests::netlab::{Lab, ask, is_closed, serve};
 use outrigger_tests::program::{self, Said};
 use outrigger_tests::wait;
 
@@ -79,4 +79,32 @@ fn a_container_of_docker_s_is_captured_from_within() {
     until_web_answers(&docker);
     docker.ok(&["rm", "--force", "sidecar", "shop"]);
     assert!(!lab.dump(&lab.node).contains("inet outrigger"), "the rules went with the namespace");
+}
+
+#[test]
+fn beside_docker_our_networks_need_the_rules_that_doctor_names() {
+    let Some(mut lab) = Lab::new() else { return };
+    let (a, b) = (lab.workload("a"), lab.workload("b"));
+    let machine = Machine::new(&lab.node);
+    let _docker = Docker::new(&machine, &lab);
+    let mut text = "networks:\n  n: {bridge: or-n, subnets: [10.91.0.0/24]}\nworkloads:\n".to_owned();
+    for (name, host) in [("a", &a), ("b", &b)] {
+        text += &format!("  {name}: {{namespace: {{path: {}}}, network: n}}\n", host.path().display());
+    }
+    lab.apply(&text);
+    serve(&lab.outside, 80);
+    serve(&b, 80);
+    assert!(is_closed(&a, lab.outside.address, 80), "Docker drops it");
+    let said = machine.run(program::outrigger().to_str().unwrap(), &["doctor"]).out;
+    let cure = said.lines().find_map(|line| line.split_once("-> nft insert rule ")).expect("a cure").1;
+    let (rule, same) = cure.split_once("; ").unwrap();
+    assert_eq!((rule, same), ("ip filter DOCKER-USER iifname BRIDGE accept", "the same with oifname"));
+    for rule in [rule.to_owned(), rule.replace("iifname", "oifname")] {
+        let rule = rule.replace("BRIDGE", "or-n");
+        machine.run("nft", &[&format!("insert rule {rule}")]).expect_ok("nft");
+    }
+    assert_eq!(ask(&a, lab.outside.address, 80), Some(lab.node.address.to_string()));
+    // Where Docker has the kernel show it what goes over one bridge, that was dropped, too.
+    assert_eq!(ask(&a, lab.address("b", true), 80), Some(lab.address("a", true).to_string()));
+    lab.undo();
 }

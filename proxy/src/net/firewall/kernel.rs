@@ -110,20 +110,10 @@ impl Netfilter {
             let mut request = Messages::default();
             request.add(SUBSYSTEM | encode::GET_CHAIN, REQUEST | DUMP, (number, 0), |_| ());
             self.answers_to(&request, |chain| {
-                // Without a hook it is called by others only.
-                if attribute(chain, 4).is_some() {
-                    let FoundChain { name, kind, hook, priority, policy } = FoundChain::read(chain);
-                    let table = text(chain, 1);
-                    found.push(OtherChain {
-                        family,
-                        table,
-                        name,
-                        kind,
-                        hook,
-                        priority,
-                        drops: policy != ACCEPT,
-                    });
-                }
+                let FoundChain { name, kind, hook, priority, policy } = FoundChain::read(chain);
+                let hook = attribute(chain, 4).map(|_| hook);
+                let (table, drops) = (text(chain, 1), policy != ACCEPT);
+                found.push(OtherChain { family, table, name, kind, hook, priority, drops });
             })?;
         }
         Ok(found)
@@ -179,15 +169,15 @@ impl Netfilter {
     }
 }
 
-/// A chain on the way of packets, whosever it is.
+/// A chain, whosever it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherChain {
     pub family: &'static str,
     pub table: String,
     pub name: String,
     pub kind: String,
-    /// The kernel's number.
-    pub hook: u32,
+    /// The kernel's number. Without one, the chain is called by others only.
+    pub hook: Option<u32>,
     pub priority: i32,
     /// Unless a rule decides otherwise.
     pub drops: bool,
@@ -195,11 +185,11 @@ pub struct OtherChain {
 
 impl OtherChain {
     pub fn is_forward(&self) -> bool {
-        self.hook == Hook::Forward as u32
+        self.hook == Some(Hook::Forward as u32)
     }
 
     pub fn is_translation_of_output(&self) -> bool {
-        self.hook == Hook::Output as u32 && self.kind == encode::chain_kind(ChainKind::Nat)
+        self.hook == Some(Hook::Output as u32) && self.kind == encode::chain_kind(ChainKind::Nat)
     }
 }
 
