@@ -553,6 +553,12 @@ registry:
     ] {
         assert!(found.contains(expected), "{expected}\nnot in\n{found}");
     }
+    for (written, expected) in [(":0", "`:0` is not a port"), ("::1:80", "`::1:80` has no port")] {
+        let etcd = "etcd: {endpoints: [http://127.0.0.1:1]}";
+        let text = format!("registry: {{{etcd}, register: {{service: web, address: '{written}'}}}}");
+        let found = errors(&text).join("\n");
+        assert!(found.contains(expected), "{found}");
+    }
     let none = errors("registry: {services: [web]}").join("\n");
     assert!(none.contains("field `file` is missing; or one of `etcd` and `consul`"), "{none}");
     let file =

@@ -196,8 +196,13 @@ fn register(
 
 /// A port alone is one of this namespace's own address, which whoever put the workload on its network has chosen.
 fn own_or_written(text: &str, at: &FieldPath<'_>, problems: &mut Problems) -> Option<SocketAddr> {
-    let port = text.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).filter(|port| *port != 0);
+    let port = text.strip_prefix(':').filter(|port| !port.contains(':'));
     let Some(port) = port else { return check::reachable(text, at, problems) };
+    let Some(port) = port.parse::<u16>().ok().filter(|port| *port != 0) else {
+        let form = "a port alone is 1 to 65535, as in `:8080`, at this namespace's own address";
+        problems.report_with(at, format!("`{text}` is not a port"), form);
+        return None;
+    };
     let own = own_address();
     if own.is_none() {
         problems.report_with(
