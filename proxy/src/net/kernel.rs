@@ -184,14 +184,11 @@ impl Kernels {
 
 impl Kernel {
     fn open(namespace: Namespace) -> io::Result<Self> {
-        let runtime = tokio::runtime::Handle::current();
         let (connection, links, netfilter) = namespace.enter(|| {
-            // The socket registers with the runtime that calls us, from this thread.
-            let _runtime = runtime.enter();
             let (connection, links) = Links::open()?;
             Ok((connection, links, Netfilter::open()?))
         })?;
-        runtime.spawn(connection);
+        tokio::spawn(connection);
         Ok(Self { namespace, links, netfilter })
     }
 

@@ -1,10 +1,10 @@
 //! Network namespaces: found, told apart, and entered for the length of one call.
 //!
 //! A socket belongs to the namespace of the thread that opened it, for ever; so a thread enters, opens what is needed
-//! and goes back before it does anything else. To every other piece of code, all threads are in the process's own.
+//! and goes back before anything else runs on it. Between two entries, every thread is in the process's own namespace.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -56,8 +56,9 @@ impl Namespace {
             .filter(|entry| is_process(&entry.file_name()))
             .map(|entry| entry.path().join("ns/net"))
             .filter(|path| fs::metadata(path).is_ok_and(|found| found.ino() == number))
-            .find_map(|path| Self::open(&path).ok())
-            .filter(|found| found.number == number)
+            .filter_map(|path| Self::open(&path).ok())
+            // A process may have been there for a moment only, and others are there to stay.
+            .find(|found| found.number == number)
     }
 
     pub fn try_clone(&self) -> io::Result<Self> {
@@ -79,7 +80,8 @@ impl Namespace {
     }
 
     /// Does something in the namespace. Nothing else runs on this thread meanwhile, and it is back afterwards, also
-    /// from a panic. What the work leaves running, such as a thread, stays inside.
+    /// from a panic. What the work leaves running, such as a thread, stays inside. The work enters and opens no other
+    /// namespace: which one is a thread's own is told from outside.
     pub fn enter<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.is_own {
             return work();
@@ -104,7 +106,10 @@ impl Drop for Back {
     fn drop(&mut self) {
         if let Err(error) = move_into(&self.0) {
             // The next thing that this thread did for somebody else would be done to a workload.
-            eprintln!("outrigger: a thread cannot leave a network namespace ({error}): please report this");
+            let told = format!(
+                "outrigger: a thread cannot leave a network namespace ({error}): please report this\n"
+            );
+            let _ = io::stderr().write_all(told.as_bytes());
             std::process::abort();
         }
     }

@@ -57,23 +57,32 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("outrigger: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let code = match runtime.block_on(serve(args)) {
+    match on_a_thread(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whoever looks for the processes in a workload's namespace, to end them, looks at main threads: ours must never be
+/// found there, and the one that does the work is there for moments.
+fn on_a_thread(args: &RunArgs) -> anyhow::Result<()> {
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("outrigger: cannot start the runtime")?;
+        let done = runtime.block_on(serve(args));
+        // The look-up of a name may still be under way.
+        runtime.shutdown_background();
+        done
     };
-    // The look-up of a name may still be under way.
-    runtime.shutdown_background();
-    code
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("net".into()).spawn_scoped(scope, work);
+        let joined = thread.context("outrigger: cannot start a thread")?.join();
+        joined
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("outrigger: the thread has failed: please report this")))
+    })
 }
 
 async fn serve(args: &RunArgs) -> anyhow::Result<()> {

@@ -85,10 +85,7 @@ impl Ears {
 
 impl Ear {
     fn open(place: &Place, namespace: Namespace, heard: mpsc::Sender<Place>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Handle::current();
         let (links, rules, netfilter) = namespace.enter(|| {
-            // The sockets register with the runtime that calls us, from this thread.
-            let _runtime = runtime.enter();
             let links = socket(protocols::NETLINK_ROUTE, &GROUPS)?;
             Ok((links, socket(protocols::NETLINK_NETFILTER, &[notice::GROUP])?, Netfilter::open()?))
         })?;
