@@ -22,6 +22,11 @@ const STANDARD_STREAMS: [RawFd; 3] = [0, 1, 2];
 /// For a few calls of the kernel, which has a stack of its own.
 const STACK_BYTES: usize = 16 * 1024;
 
+/// Aligned as every platform wants it.
+#[repr(align(16))]
+#[expect(dead_code, reason = "it is the other process that uses it")]
+struct Stack([u8; STACK_BYTES]);
+
 /// Returns when the link with this number is gone from this thread's namespace, and with it its peer. Any error says
 /// that it may still be there.
 pub fn part_with(index: u32) -> io::Result<()> {
@@ -63,22 +68,28 @@ struct Errand {
 
 /// Has the request sent by a process that shares this one's memory, as after vfork, but is not waited for. To copy the
 /// memory (fork) costs more than all that is done for the link. Its stack and its errand are given up: they are a few
-/// pages, and nobody knows when it is done.
+/// pages, of a process that ends soon, and nobody knows when it is done.
 #[expect(
     unsafe_code,
     reason = "there is no other way to leave a call of the kernel to somebody who outlives us"
 )]
 fn send_by_another(socket: &Socket, request: Vec<u8>) -> io::Result<()> {
-    let errand = Box::leak(Box::new(Errand { socket: socket.as_raw_fd(), request }));
-    let stack = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice()).as_mut_ptr_range();
+    let errand = Box::into_raw(Box::new(Errand { socket: socket.as_raw_fd(), request }));
+    let stack = Box::into_raw(Box::<Stack>::new_uninit());
     // SAFETY: the stack is its own, grows down from its end, and is never freed, as the errand, which nobody writes to.
     // `run` touches nothing else of what both share (see there). Without CLONE_FILES, its descriptors are its own
     // copies. Without CLONE_THREAD, it outlives us, and the memory with it.
     let started = unsafe {
         let flags = libc::CLONE_VM | libc::SIGCHLD;
-        libc::clone(run, stack.end.cast(), flags, std::ptr::from_mut(errand).cast())
+        libc::clone(run, stack.add(1).cast(), flags, errand.cast())
     };
-    if started == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if started != -1 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // SAFETY: both come from `Box::into_raw`, and nobody else has them.
+    drop(unsafe { (Box::from_raw(errand), Box::from_raw(stack)) });
+    Err(error)
 }
 
 /// In the other process. It has the thread-local storage of the thread that started it, so it must not use the C
