@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use serde::Serialize;
 
-use super::settings::Settings;
+use super::settings::{Settings, checksums_hold};
 
 mod others;
 mod subnets;
@@ -69,6 +69,7 @@ pub fn examine(settings: Option<&Settings>) -> Vec<Finding> {
     found.extend(ports());
     if let Some(settings) = settings {
         found.extend(subnets::look(settings));
+        found.extend(checksums(settings));
     }
     found
 }
@@ -139,6 +140,23 @@ fn forwarding() -> Vec<Finding> {
         }
     }
     found
+}
+
+/// Checksums of what an overlay packs, where the file has one.
+fn checksums(settings: &Settings) -> Option<Finding> {
+    let about = "checksums";
+    let mut overlays = settings.networks.values().filter_map(|network| network.overlay.as_ref()).peekable();
+    overlays.peek()?;
+    let to_hardware = overlays.any(|overlay| overlay.checksum_offload);
+    Some(match (to_hardware, checksums_hold()) {
+        (true, true) => Finding::good(about, "those of packed packets can be left to hardware"),
+        (true, false) => Finding::warning(
+            about,
+            "this kernel spoils those of packed packets that it translates, and the file leaves them to hardware",
+            "leave `checksum_offload` out, or take a kernel from 5.7 on",
+        ),
+        (false, _) => Finding::good(about, "those of packed packets are calculated before, not by hardware"),
+    })
 }
 
 /// Tables of the older iptables are not seen by nftables, and decide all the same.

@@ -24,6 +24,8 @@ mod overlay;
 pub(super) mod resolve;
 pub(super) mod written;
 
+pub(super) use overlay::checksums_hold;
+
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What there should be on this host. Every network that a workload names is here.

@@ -46,8 +46,11 @@ fn what_stands_in_the_way_is_named_with_its_cure() {
     );
     let listening =
         lab.node.enter(|| std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 15001)).unwrap());
-    let file = lab.write("networks:\n  a: {subnets: [10.0.0.0/8, 'fd99::/16']}\n");
+    let overlay = "overlay: {etcd: {endpoints: ['http://127.0.0.1:1']}, checksum_offload: false}";
+    let file =
+        lab.write(&format!("networks:\n  a: {{subnets: [10.0.0.0/8, 'fd99::/16']}}\n  m: {{{overlay}}}\n"));
     let said = doctor(&lab.node, &["--json", &file]);
+    assert!(about(&said, "checksums")[0].1.contains("calculated before"), "{said:?}");
     assert_eq!(said.code, Some(1), "{said:?}");
     let tables = about(&said, "other tables");
     assert_eq!(tables[0].0, "warning");

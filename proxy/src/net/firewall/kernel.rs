@@ -103,7 +103,7 @@ impl Netfilter {
         self.carry_out(&encode::owned(ANCHOR, &capture::anchor(in_workload)))
     }
 
-    /// Chains that packets meet, of all tables in this namespace.
+    /// All chains in this namespace, of all tables, also those that only others call.
     pub fn chains_of_others(&self) -> io::Result<Vec<OtherChain>> {
         let mut found = Vec::new();
         for (number, family) in [(INET, "inet"), (2, "ip"), (10, "ip6"), (7, "bridge")] {
@@ -111,8 +111,7 @@ impl Netfilter {
             request.add(SUBSYSTEM | encode::GET_CHAIN, REQUEST | DUMP, (number, 0), |_| ());
             self.answers_to(&request, |chain| {
                 let FoundChain { name, kind, hook, priority, policy } = FoundChain::read(chain);
-                let hook = attribute(chain, 4).map(|_| hook);
-                let (table, drops) = (text(chain, 1), policy != ACCEPT);
+                let (table, drops) = (text(chain, 1), hook.is_some() && policy != ACCEPT);
                 found.push(OtherChain { family, table, name, kind, hook, priority, drops });
             })?;
         }
@@ -206,7 +205,7 @@ pub struct Found {
 struct FoundChain {
     name: String,
     kind: String,
-    hook: u32,
+    hook: Option<u32>,
     priority: i32,
     policy: u32,
 }
@@ -253,7 +252,7 @@ impl FoundChain {
         Self {
             name: chain.name.clone(),
             kind: encode::chain_kind(chain.kind).into(),
-            hook: chain.hook as u32,
+            hook: Some(chain.hook as u32),
             priority: chain.priority,
             policy: ACCEPT,
         }
@@ -265,8 +264,7 @@ impl FoundChain {
         Self {
             name: text(chain, 3),
             kind: text(chain, 7),
-            // A chain without a hook is none of ours.
-            hook: word(hook, 1).unwrap_or(u32::MAX),
+            hook: word(hook, 1),
             priority: word(hook, 2).unwrap_or_default().cast_signed(),
             policy: word(chain, 5).unwrap_or_default(),
         }

@@ -124,9 +124,22 @@ fn source(
 }
 
 /// Before, the kernel forgot that a packed packet has no checksum when it translated the packet a second time.
-fn checksums_hold() -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy().into_owned();
+pub(in crate::net) fn checksums_hold() -> bool {
+    hold_in(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn hold_in(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= CHECKSUMS_SINCE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_spoil_checksums_are_known() {
+        let known = ["4.19.0-26-amd64", "5.6.19", "5.7.0-rc1", "5.10.0", "6.1.0-9-cloud", "10.0", "unknown"];
+        assert_eq!(known.map(hold_in), [false, false, true, true, true, true, false]);
+    }
 }
