@@ -17,8 +17,9 @@ needed+=(dig:bind9-dnsutils delv:bind9-dnsutils dnsperf:dnsperf getent:libc-bin 
 needed+=(unbound:unbound dnsmasq:dnsmasq-base)
 # For a client of the embedded registry.
 needed+=(node:nodejs npm:npm)
-# For the network of a host: to kill a run at every step, to be another user, to hold a lock, to see a link's features.
-needed+=(strace:strace setpriv:util-linux flock:util-linux ethtool:ethtool)
+# For the network of a host: to kill a run at every step, to be another user, to hold a lock, to see a link's features and
+# tracked flows.
+needed+=(strace:strace setpriv:util-linux flock:util-linux ethtool:ethtool conntrack:conntrack)
 # Container runtimes, and what they are compared with.
 needed+=(podman:podman runc:runc conmon:conmon containerd:containerd nsenter:util-linux)
 needed+=(iptables:iptables catatonit:catatonit)
@@ -81,9 +82,18 @@ fi
 
 # Docker, unpacked: installed, its daemon would start by itself and change the firewall of this machine.
 docker=${CARGO_TARGET_DIR:-target}/clients/docker
-if ! command -v dockerd >/dev/null && [[ ! -x $docker/usr/sbin/dockerd ]]; then
-    mkdir -p "$docker"
-    (cd "$docker" && apt-get download -q docker.io && dpkg-deb --extract docker.io_*.deb . && rm docker.io_*.deb)
+if [[ ! -d $docker ]]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "tests/run.sh: please unpack dockerd and docker below $docker/usr (Debian: docker.io)" >&2
+        exit 1
+    fi
+    fresh=$(mktemp -d)
+    # The list of packages may be empty, or older than what is to be had.
+    (cd "$fresh" && { apt-get download -q docker.io || { apt-get update -q && apt-get download -q docker.io; }; })
+    mkdir "$fresh/docker"
+    dpkg-deb --extract "$fresh"/docker.io_*.deb "$fresh/docker"
+    mv "$fresh/docker" "$docker"
+    rm -r "$fresh"
 fi
 
 cargo build --release --locked -p outrigger

@@ -1,8 +1,10 @@
-//! Docker on a machine: its daemon, and containerd below it, with everything of both in folders of the test.
+//! Docker on a machine: its daemon, and containerd below it. What they keep is in the test's folder, the rest in the
+//! machine's `/run`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::machine::{Machine, remove_cgroups};
 use crate::netlab::Lab;
@@ -10,27 +12,33 @@ use crate::program::{self, Said, say};
 use crate::wait;
 
 const SOCKET: &str = "unix:///run/docker.sock";
-const CGROUPS: &str = "outrigger-docker";
 
 #[derive(Debug)]
 pub struct Docker<'a> {
     machine: &'a Machine,
     daemon: Child,
     folder: PathBuf,
+    cgroups: String,
 }
 
 impl<'a> Docker<'a> {
     /// Its firewall is in the namespace of the machine. It has no network before one is made.
     pub fn new(machine: &'a Machine, lab: &Lab) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let cgroups = format!("outrigger-docker-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let folder = lab.dir.path().join("docker");
         fs::create_dir_all(&folder).unwrap();
+        // Not that of the machine that the tests run on.
+        let config = folder.join("daemon.json");
+        fs::write(&config, "{}").unwrap();
         let mut command = with_programs(machine, "dockerd");
+        command.arg("--config-file").arg(config);
         command.args(["--host", SOCKET, "--exec-root=/run/docker", "--pidfile=/run/docker.pid"]);
         // The driver that works on any file system, also on those that are layers themselves.
-        command.args(["--bridge=none", "--storage-driver=vfs", "--cgroup-parent", CGROUPS, "--data-root"]);
+        command.args(["--bridge=none", "--storage-driver=vfs", "--cgroup-parent", &cgroups, "--data-root"]);
         command.arg(&folder).stdout(Stdio::null()).stderr(fs::File::create(folder.join("log")).unwrap());
         let missing = |error| panic!("dockerd: {error}; tests/run.sh unpacks it");
-        let docker = Self { machine, daemon: command.spawn().unwrap_or_else(missing), folder };
+        let docker = Self { machine, daemon: command.spawn().unwrap_or_else(missing), folder, cgroups };
         let serves = || docker.say(&["version"]).ok().then_some(());
         if wait::at_most(wait::WAIT_MAX, serves).is_none() {
             panic!("dockerd does not serve: {}", fs::read_to_string(docker.folder.join("log")).unwrap());
@@ -40,6 +48,7 @@ impl<'a> Docker<'a> {
 
     pub fn say(&self, arguments: &[&str]) -> Said {
         let mut command = with_programs(self.machine, "docker");
+        command.arg("--config").arg(&self.folder);
         say(command.args(["--host", SOCKET]).args(arguments))
     }
 
@@ -65,11 +74,11 @@ impl Drop for Docker<'_> {
         // Asked to end, it takes its containerd along.
         let _ = rustix::process::kill_process(daemon, rustix::process::Signal::TERM);
         let _ = self.daemon.wait();
-        remove_cgroups(CGROUPS);
+        remove_cgroups(&self.cgroups);
     }
 }
 
-/// A program of Docker's, which finds the others where `tests/run.sh` has unpacked them or where they are installed.
+/// A program of Docker's, which finds the others where `tests/run.sh` has unpacked them.
 fn with_programs(machine: &Machine, program: &str) -> Command {
     let unpacked = program::clients().join("docker/usr");
     let path = std::env::var("PATH").unwrap_or_default();

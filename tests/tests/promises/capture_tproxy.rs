@@ -30,7 +30,11 @@ fn captured(workload: &Workload, direction: &str, kind: &str) -> f64 {
 
 /// Destinations that the kernel has translated, of whatever goes by TCP.
 fn translated(host: &Host) -> String {
-    say(host.command("conntrack").args(["-L", "-p", "tcp", "--dst-nat"])).out
+    let of = |family: &str| {
+        let mut command = host.command("conntrack");
+        say(command.args(["-L", "-f", family, "-p", "tcp", "--dst-nat"])).expect_ok("conntrack").out
+    };
+    of("ipv4") + &of("ipv6")
 }
 
 #[test]
