@@ -1,14 +1,14 @@
 //! What others break comes back by itself: at once, without a connection lost, and without an endless fight.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use outrigger_tests::netlab::{Lab, ip};
+use outrigger_tests::netlab::{Lab, OUTSIDE6, ip};
 use outrigger_tests::netns::Host;
 use outrigger_tests::netrun::{Running, has_table, time_until, tool};
 use outrigger_tests::program::say;
@@ -179,6 +179,7 @@ fn connections_outlive_flushes_of_the_rules() {
     echo(&b, 15001);
     let published = Talk::start(&lab.outside, (lab.node.address, 8080).into());
     let captured = Talk::start(&b, (lab.outside.address, 80).into());
+    let captured6 = Talk::start(&b, (OUTSIDE6.parse::<IpAddr>().unwrap(), 80).into());
     let masqueraded = {
         echo(&lab.outside, 81);
         Talk::start(&a, (lab.outside.address, 81).into())
@@ -188,12 +189,19 @@ fn connections_outlive_flushes_of_the_rules() {
             wait::until_true("the table", || has_table(host));
             tool(host, &["nft", "flush", "ruleset"]);
         }
-        for talk in [&published, &captured, &masqueraded] {
+        for talk in [&published, &captured, &captured6, &masqueraded] {
             talk.goes_on(&format!("flush {nth}"));
         }
     }
+    // The port and the capture go, and what they had led stays where it is until it ends.
+    lab.write(&file(&[("a", &a, ""), ("b", &b, "")]));
+    wait::until_true("the table to go", || !has_table(&b));
+    for talk in [&published, &captured, &captured6, &masqueraded] {
+        talk.goes_on("without rules");
+    }
     published.end("published");
     captured.end("captured");
+    captured6.end("captured6");
     masqueraded.end("masqueraded");
     let repairs = run.metrics().sum("outrigger_net_repairs_total", &[]);
     assert!(repairs >= FLUSHES as f64, "{repairs}");
