@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use outrigger_tests::netlab::{Lab, OUTSIDE6, ask, ask_udp, ip, serve, serve_udp};
 use outrigger_tests::netns::Host;
@@ -36,10 +37,81 @@ fn meant_for(stream: &TcpStream) -> String {
 
 /// Asked by a program with this user.
 fn ask_as(host: &Host, user: u32, address: IpAddr, port: u16) -> String {
+    ask_with(host, &[&format!("--reuid={user}")], address, port)
+}
+
+fn ask_with(host: &Host, options: &[&str], address: IpAddr, port: u16) -> String {
     let script = format!("exec 3<>/dev/tcp/{address}/{port}; cat <&3");
-    let user = format!("--reuid={user}");
     let mut command = host.command("setpriv");
-    say(command.args([&user, "--clear-groups", "timeout", "5", "bash", "-c", &script])).out
+    say(command.args(options).args(["--clear-groups", "timeout", "5", "bash", "-c", &script])).out
+}
+
+/// Asked by a socket with this mark.
+fn ask_marked(host: &Host, mark: u32, address: IpAddr, port: u16) -> String {
+    let mut stream = host.enter(|| {
+        let of = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+        let socket = socket2::Socket::new(of, socket2::Type::STREAM, None).unwrap();
+        socket.set_mark(mark).unwrap();
+        socket.connect_timeout(&SocketAddr::new(address, port).into(), Duration::from_secs(5)).unwrap();
+        TcpStream::from(socket)
+    });
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
+/// The sidecar's own traffic by each of the ways to tell it, and what the file lets through by group, mark and link.
+#[test]
+fn what_is_let_through_is_told_by_group_mark_and_link() {
+    let Some(mut lab) = Lab::new() else { return };
+    let a = lab.workload("a");
+    let told = "sidecar: {uid: 5, gid: 6, mark: 7}, except_outbound: {gids: [9], marks: [10]}";
+    lab.apply(&file(&a, told));
+    sidecar(&a, 15001);
+    serve(&lab.outside, 80);
+    let outsides = [IpAddr::from(lab.outside.address), OUTSIDE6.parse().unwrap()];
+    for outside in outsides {
+        for (group, passes) in [("6", true), ("9", true), ("8", false)] {
+            let said = ask_with(&a, &["--regid", group], outside, 80);
+            assert_eq!((said.is_empty(), !said.contains("captured")), (false, passes), "{group}: {said}");
+        }
+        for (mark, passes) in [(7, true), (10, true), (8, false)] {
+            let said = ask_marked(&a, mark, outside, 80);
+            assert_eq!(!said.contains("captured"), passes, "{mark}: {said}");
+        }
+    }
+    // The same link in either direction.
+    lab.apply(&file(&a, "except_outbound: {interfaces: [eth0]}, except_inbound: {interfaces: [eth0]}"));
+    sidecar(&a, 15006);
+    serve(&a, 80);
+    for (outside, is_ipv4) in outsides.into_iter().zip([true, false]) {
+        assert!(!ask(&a, outside, 80).unwrap().contains("captured"));
+        assert!(!ask(&lab.node, lab.address("a", is_ipv4), 80).unwrap().contains("captured"));
+    }
+}
+
+/// To a server outside and to one in the workload, each with its answer.
+#[test]
+fn other_udp_passes_in_both_directions() {
+    let Some(mut lab) = Lab::new() else { return };
+    for mode in ["redirect", "tproxy"] {
+        let a = lab.workload(mode);
+        lab.apply(&file(&a, &format!("mode: {mode}")));
+        for (outside, is_ipv4) in
+            [(IpAddr::from(lab.outside.address), true), (OUTSIDE6.parse().unwrap(), false)]
+        {
+            let any: IpAddr =
+                if is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = |host: &Host| host.enter(|| UdpSocket::bind((any, 0)).unwrap());
+            let there = SocketAddr::new(outside, if mode == "tproxy" { 7001 } else { 7000 });
+            serve_udp(&lab.outside, there);
+            assert!(ask_udp(&socket(&a), there).is_some(), "{mode}: {there}");
+            let own = SocketAddr::new(lab.address("a", is_ipv4), 7000);
+            serve_udp(&a, own);
+            assert!(ask_udp(&socket(&lab.node), own).is_some(), "{mode}: {own}");
+        }
+        lab.undo();
+    }
 }
 
 #[test]
@@ -110,9 +182,13 @@ fn dns_goes_to_the_sidecar_also_for_sockets_that_were_there_before() {
     lab.apply(&file(&a, ""));
     serve_udp(&a, (Ipv4Addr::LOCALHOST, 15053).into());
     assert_eq!(ask_udp(&old, resolver).as_ref(), Some(&own), "the sidecar answers the old socket");
-    for address in ["127.0.0.11", "127.0.0.53", "240.9.9.9"] {
-        let fresh = a.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
-        assert!(ask_udp(&fresh, (address.parse::<IpAddr>().unwrap(), 53).into()).is_some(), "{address}");
+    serve_udp(&a, (Ipv6Addr::LOCALHOST, 15053).into());
+    for address in ["127.0.0.11", "127.0.0.53", "240.9.9.9", "::1", "fd77:9::9"] {
+        let address: IpAddr = address.parse().unwrap();
+        let any: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let fresh = a.enter(|| UdpSocket::bind((any, 0)).unwrap());
+        assert!(ask_udp(&fresh, (address, 53).into()).is_some(), "{address}");
     }
     lab.apply(&plain);
     assert_eq!(ask_udp(&old, resolver), Some(straight), "and the resolver again, when the capture is gone");

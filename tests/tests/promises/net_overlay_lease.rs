@@ -98,6 +98,24 @@ fn a_subnet_that_another_host_has_meanwhile_is_given_up() {
     assert!(hosts.lease_of(&key).is_some_and(|(value, _)| value == other), "the other host's key is its own");
 }
 
+/// The subnets of who lives are renewed past their time; of who has died, they end, and the others learn it.
+#[test]
+fn leases_are_renewed_and_end_with_their_host() {
+    let Some(mut hosts) = Hosts::new() else { return };
+    let [mut one, two] = two(&mut hosts);
+    let (gone, stays) = (one.key(), two.key());
+    let (_, lease) = hosts.lease_of(&stays).unwrap();
+    let subnet = gone.split(['-', '&']).next().unwrap().to_owned();
+    let routed = || ip(&two.host, &["route"]).contains(&subnet);
+    assert!(routed(), "{subnet}");
+    one.kill();
+    // It has had the same time as the other one, and nobody renews it.
+    wait::until_true("the dead host's lease to end", || hosts.lease_of(&gone).is_none());
+    wait::until_true("its route to go", || !routed());
+    assert_eq!(hosts.lease_of(&stays).map(|(_, lease)| lease), Some(lease), "renewed, not leased anew");
+    assert_eq!((lost(&two, "regained"), two.key()), (0.0, stays));
+}
+
 #[test]
 fn without_etcd_all_stays_as_it_is() {
     let Some(mut hosts) = Hosts::new() else { return };

@@ -320,9 +320,21 @@ fn a_thousand_random_sequences_leave_no_orphan_and_no_double() {
         for step in 0..12 {
             let id = &ids[dice.below(6) as usize];
             let what = format!("seed {seed}, step {step}");
-            match dice.below(6) {
+            match dice.below(8) {
                 0 | 1 => model.start(id),
                 2 => model.die(id),
+                // Somebody flushes all rules.
+                4 => model.fake.items.retain(|(_, item)| !matches!(item, Item::Table(_))),
+                // One more beside those that are known, as a runtime adds it, with the record as it is by then; or one
+                // less, which lives on.
+                5 => {
+                    let mut ids: BTreeSet<String> = model.record().settings.workloads.into_keys().collect();
+                    ids.retain(|known| model.living.contains_key(known));
+                    if model.living.contains_key(id) && !ids.insert(id.clone()) {
+                        ids.remove(id);
+                    }
+                    model.apply(&ids.into_iter().collect::<Vec<_>>(), usize::MAX);
+                }
                 // Somebody takes a thing of ours away.
                 3 if !model.fake.items.is_empty() => {
                     let victim = dice.below(model.fake.items.len() as u64) as usize;
