@@ -16,6 +16,7 @@ pub mod backend;
 pub mod captured;
 pub mod client;
 pub mod cni;
+pub mod container;
 pub mod dig;
 pub mod docker;
 pub mod etcd;

@@ -4,12 +4,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use outrigger_tests::container::Container;
 use outrigger_tests::images::{IMAGE, SIDECAR};
 use outrigger_tests::machine::{Machine, Podman, Status};
-use outrigger_tests::metrics::Metrics;
 use outrigger_tests::netlab::Lab;
-use outrigger_tests::program::{self, Said, say};
-use outrigger_tests::wait;
+use outrigger_tests::program::{self, say};
 
 const PAUSE: &str = "localhost/outrigger-pause:1";
 const WEB: &str = "http://web.mesh.internal/";
@@ -31,22 +30,6 @@ impl Compose<'_> {
         command.arg("--file").arg(example()).args(arguments);
         say(&mut command).expect_ok(&format!("podman-compose {arguments:?}"));
     }
-
-    fn get(&self, url: &str) -> Said {
-        self.podman.say(&["exec", &name("shop"), "/usr/bin/curl", "-sSf", "--max-time", "2", url])
-    }
-
-    #[track_caller]
-    fn until_web_answers(&self) {
-        wait::until_true("web to answer through the sidecar", || self.get(WEB).ok());
-    }
-
-    /// So many requests that came to the workload, or that it sent.
-    fn counted(&self, direction: &str, service: &str) -> f64 {
-        let said = self.get("http://127.0.0.1:15020/metrics").expect_ok("metrics").out;
-        let labels = [("direction", direction), ("service", service)];
-        Metrics::parse(&said).sum("outrigger_requests_total", &labels)
-    }
 }
 
 fn example() -> PathBuf {
@@ -66,15 +49,17 @@ fn the_compose_file_puts_a_workload_behind_a_sidecar() {
     podman.sidecar_image();
     podman.pause_image(PAUSE);
     let compose = Compose { machine: &machine, podman: &podman };
+    let shop = name("shop");
+    let shop = Container { runtime: &podman, name: &shop };
     // podman before 5.6 starts none that requires one which has ended.
     compose.ok(&["up", "--detach", "--no-deps"]);
-    compose.until_web_answers();
-    let mut answers: Vec<String> = (0..4).map(|_| compose.get(WEB).expect_ok(WEB).out).collect();
+    shop.until_answered(WEB);
+    let mut answers: Vec<String> = (0..4).map(|_| shop.curl(WEB).expect_ok(WEB).out).collect();
     answers.sort();
     assert_eq!(answers, ["web-1\n", "web-1\n", "web-2\n", "web-2\n"]);
     let publicly = machine.run("curl", &["-sSf", "--max-time", "2", "http://127.0.0.1:8080/"]);
     assert_eq!(publicly.expect_ok("the published port").out, "shop\n");
-    assert_eq!(compose.counted("inbound", "shop"), 1.0);
+    assert_eq!(shop.counted(&[("direction", "inbound"), ("service", "shop")]), 1.0);
     podman.ok(&["healthcheck", "run", &name("shop-sidecar")]);
 
     // Nobody who stays has a privilege of ours, and the workload started when its traffic was captured.
@@ -89,13 +74,13 @@ fn the_compose_file_puts_a_workload_behind_a_sidecar() {
 
     // The sidecar goes and comes back, then the workload.
     podman.ok(&["stop", "--time=0", &name("shop-sidecar")]);
-    assert!(!compose.get("http://10.79.0.11/").ok(), "captured, and nobody there");
+    assert!(!shop.curl("http://10.79.0.11/").ok(), "captured, and nobody there");
     podman.ok(&["start", &name("shop-sidecar")]);
-    compose.until_web_answers();
+    shop.until_answered(WEB);
     podman.ok(&["restart", "--time=0", &name("shop")]);
-    let before = compose.counted("outbound", "web");
-    compose.until_web_answers();
-    assert!(compose.counted("outbound", "web") > before);
+    let before = shop.counted(&[("direction", "outbound"), ("service", "web")]);
+    shop.until_answered(WEB);
+    assert!(shop.counted(&[("direction", "outbound"), ("service", "web")]) > before);
 
     compose.ok(&["down", "--timeout=0"]);
     assert_eq!(podman.ok(&["ps", "--all", "--quiet"]), "");

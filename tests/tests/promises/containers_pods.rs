@@ -4,17 +4,22 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use outrigger_tests::container::Container;
 use outrigger_tests::images::{IMAGE, SIDECAR};
 use outrigger_tests::machine::{Machine, Podman, Status, ask_web, plugins};
 use outrigger_tests::metrics::Metrics;
 use outrigger_tests::netlab::Lab;
-use outrigger_tests::program::{self, Said, tool};
+use outrigger_tests::program::{self, tool};
 use outrigger_tests::wait;
 use serde_json::{Value, json};
 
 /// The network that the manifest's endpoints are on.
 const SUBNET: &str = "10.96.80.0/24";
 const WEB: [(&str, &str); 2] = [("web-1", "10.96.80.11"), ("web-2", "10.96.80.12")];
+
+const URL: &str = "http://web.mesh.internal/";
+const IN: [(&str, &str); 1] = [("direction", "inbound")];
+const OUT: [(&str, &str); 1] = [("direction", "outbound")];
 
 fn example(name: &str) -> PathBuf {
     program::root().join("examples").join(name)
@@ -34,21 +39,6 @@ fn start_web(lab: &Lab, machine: &Machine, podman: &Podman<'_>) {
         let words = ["run", "--detach", "--pull=never", "--network=kube", "--ip", address, "--name", name];
         podman.ok(&[&words[..], &[IMAGE, "sh", "-c", &serve]].concat());
     }
-}
-
-fn curl(podman: &Podman<'_>, container: &str, url: &str) -> Said {
-    podman.say(&["exec", container, "/usr/bin/curl", "-sSf", "--max-time", "2", url])
-}
-
-#[track_caller]
-fn until_web_answers(podman: &Podman<'_>, container: &str) {
-    wait::until_true("web to answer through the sidecar", || {
-        curl(podman, container, "http://web.mesh.internal/").ok()
-    });
-}
-
-fn counted(metrics: &str, direction: &str) -> f64 {
-    Metrics::parse(metrics).sum("outrigger_requests_total", &[("direction", direction)])
 }
 
 fn workloads(lab: &Lab) -> usize {
@@ -83,44 +73,42 @@ fn containers_of_a_pod_share_a_sidecar() {
     create("client", &["--user=1000", IMAGE, "sleep", "1000"]);
     create("exempt", &["--user=1337", IMAGE, "sleep", "1000"]);
     podman.ok(&["pod", "start", "pod"]);
-    let metrics =
-        || curl(&podman, "client", "http://127.0.0.1:15020/metrics").expect_ok("the sidecar's metrics").out;
+    let [client, server, exempt] =
+        ["client", "server", "exempt"].map(|name| Container { runtime: &podman, name });
 
     // Among themselves, past the sidecar.
-    wait::until_true("the neighbour to answer", || {
-        curl(&podman, "client", "http://127.0.0.1/").code != Some(7)
-    });
-    let who = curl(&podman, "client", "http://localhost/cgi-bin/who").expect_ok("a neighbour");
+    wait::until_true("the neighbour to answer", || client.curl("http://127.0.0.1/").code != Some(7));
+    let who = client.curl("http://localhost/cgi-bin/who").expect_ok("a neighbour");
     assert!(who.out.contains("127.0.0.1") || who.out.contains("::1"), "{who:?}");
     // What any of them sends, by way of it.
-    until_web_answers(&podman, "client");
-    until_web_answers(&podman, "server");
-    let (inbound, outbound) = (counted(&metrics(), "inbound"), counted(&metrics(), "outbound"));
+    client.until_answered(URL);
+    server.until_answered(URL);
+    let (inbound, outbound) = (client.counted(&IN), client.counted(&OUT));
     assert!((inbound, outbound) == (0.0, 2.0), "{inbound}, {outbound}");
     // Whoever is the sidecar's user goes past it, and is told no names.
-    assert!(!curl(&podman, "exempt", "http://web.mesh.internal/").ok());
-    assert_eq!(curl(&podman, "exempt", "http://10.96.80.11/").expect_ok("directly").out, "web-1\n");
-    assert_eq!(counted(&metrics(), "outbound"), 2.0);
+    assert!(!exempt.curl(URL).ok());
+    assert_eq!(exempt.curl("http://10.96.80.11/").expect_ok("directly").out, "web-1\n");
+    assert_eq!(client.counted(&OUT), 2.0);
     // What comes from outside, by way of it: the server sees its own address.
     let seen = ask_web(&lab.outside, lab.node.address, 8080).expect("the published port");
     assert!(seen.parse::<IpAddr>().is_ok() && seen.starts_with("10.96.80."), "{seen}");
-    assert_eq!(counted(&metrics(), "inbound"), 1.0);
+    assert_eq!(client.counted(&IN), 1.0);
 
     // Without the sidecar, nothing goes out or comes in.
     podman.ok(&["stop", "--time=0", "sidecar"]);
-    assert_eq!(curl(&podman, "client", "http://10.96.80.11/").code, Some(7));
+    assert_eq!(client.curl("http://10.96.80.11/").code, Some(7));
     assert!(ask_web(&lab.outside, lab.node.address, 8080).is_none());
     // Started again, the pod has a new namespace: captured again, until it is undone.
     podman.ok(&["pod", "stop", "--time=0", "pod"]);
     podman.ok(&["pod", "start", "pod"]);
-    until_web_answers(&podman, "client");
+    client.until_answered(URL);
     podman.ok(&["stop", "--time=0", "sidecar"]);
-    assert!(!curl(&podman, "client", "http://10.96.80.11/").ok());
+    assert!(!client.curl("http://10.96.80.11/").ok());
     let words = ["run", "--rm", "--pull=never", "--pod=pod", "--read-only", "--user=0", "--cap-drop=all"];
     let undo = ["--cap-add=NET_ADMIN", SIDECAR, "net", "undo", "--state", "/dev/shm/outrigger"];
     let undone = podman.ok(&[&words[..], &undo].concat());
     assert!(undone.contains("remove table outrigger"), "{undone}");
-    curl(&podman, "client", "http://10.96.80.11/").expect_ok("directly");
+    client.curl("http://10.96.80.11/").expect_ok("directly");
     podman.ok(&["pod", "rm", "--force", "--time=0", "pod"]);
     assert_eq!(workloads(&lab), WEB.len());
     lab.net(&["status"]).expect_ok("in order");
@@ -140,9 +128,9 @@ fn the_manifest_puts_a_deployment_behind_a_sidecar() {
     fs::write(&file, adapted.replace(stock, IMAGE)).unwrap();
     let file = file.to_str().unwrap();
     podman.ok(&["kube", "play", "--network=kube", file]);
-    let shop = "shop-pod-0-shop";
-    until_web_answers(&podman, shop);
-    let answers = (0..8).map(|_| curl(&podman, shop, "http://web.mesh.internal/").expect_ok("web").out);
+    let shop = Container { runtime: &podman, name: "shop-pod-0-shop" };
+    shop.until_answered(URL);
+    let answers = (0..8).map(|_| shop.curl(URL).expect_ok("web").out);
     assert_eq!(answers.filter(|said| said == "web-1\n").count(), 6, "by weight");
 
     // As a kubelet and Prometheus ask.
@@ -159,15 +147,15 @@ fn the_manifest_puts_a_deployment_behind_a_sidecar() {
         get(&format!(":15020{path}")).expect_ok(path);
     }
     assert_eq!(get("/").expect_ok("the workload").out, "shop\n");
-    let metrics = get(":15020/metrics").expect_ok("metrics").out;
-    assert_eq!(counted(&metrics, "inbound"), 1.0);
+    let metrics = Metrics::parse(&get(":15020/metrics").expect_ok("metrics").out);
+    assert_eq!(metrics.sum("outrigger_requests_total", &IN), 1.0);
     let sidecar = Status::of(&podman, "shop-pod-0-sidecar");
     assert_eq!((sidecar.uid.as_str(), sidecar.capabilities.as_str()), ("1337", "0000000000000000"));
 
     // Started again it has a new namespace, and is captured again.
     podman.ok(&["pod", "stop", "--time=0", "shop-pod-0"]);
     podman.ok(&["pod", "start", "shop-pod-0"]);
-    until_web_answers(&podman, shop);
+    shop.until_answered(URL);
     podman.ok(&["pod", "stop", "--time=0", "shop-pod-0"]);
     podman.ok(&["kube", "down", file]);
     assert_eq!(workloads(&lab), WEB.len());

@@ -1,7 +1,7 @@
 //! Removing a link without waiting until the kernel has put its memory away.
 //!
-//! RTM_DELLINK takes a link off every list and tells everybody; then it waits for an RCU barrier, 10 to 40 ms, before it
-//! returns (Linux, net/core/dev.c, netdev_run_todo). Whoever ends right afterwards need not see that: a process of its own
+//! RTM_DELLINK takes a link off every list and tells everybody; then it waits for an RCU barrier, 10 to 40 ms, before
+//! it returns (Linux, net/core/dev.c, netdev_run_todo). Whoever ends right afterwards need not see that: another process
 //! makes the call, and ends by itself. A thread would not do: a process ends with the last of its threads.
 
 use std::ffi::{c_int, c_void};
