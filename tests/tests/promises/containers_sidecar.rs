@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use outrigger_tests::container::Container;
 use outrigger_tests::images::{IMAGE, SIDECAR};
 use outrigger_tests::machine::{Machine, Podman, Status, plugins};
 use outrigger_tests::netlab::Lab;
@@ -71,6 +72,49 @@ fn a_captured_container_reaches_services_by_name_through_its_sidecar() {
     // The sidecar goes first, and what was captured finds nobody; then its container.
     podman.ok(&["rm", "--force", "--time=0", "app-sidecar"]);
     assert!(!get(&direct).ok());
+    podman.ok(&["rm", "--force", "--time=0", "--all"]);
+    lab.net(&["status"]).expect_ok("in order");
+}
+
+/// Both directions by way of sidecars, each in the namespace of a container that our plugin has put on the network.
+#[test]
+fn two_containers_with_a_sidecar_each_talk_by_them() {
+    let Some(lab) = Lab::new() else { return };
+    let machine = Machine::new(&lab.node);
+    let podman = Podman::new(&machine, &lab);
+    podman.image();
+    podman.sidecar_image();
+    plugins(&lab);
+    let mut list: Value = serde_json::from_str(&conflist(&lab)).unwrap();
+    list["plugins"][0]["capture"] = json!({});
+    machine.write("/etc/cni/net.d/mesh.conflist", &list.to_string());
+    for name in ["shop", "app"] {
+        podman.ok(&["run", "--detach", "--pull=never", "--network=mesh", "--name", name, IMAGE]);
+    }
+    for name in ["shop", "app"] {
+        let folder = lab.dir.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let config = "capture: {}\ndns: {}\nregistry: {file: services.yaml}\ndefaults: {dns: {answer: virtual}}\n\
+                      workers: 1\nstate_dir: none\npolicy_host: {cache_dir: none}\n";
+        fs::write(folder.join("outrigger.yaml"), format!("node: {{service: {name}}}\n{config}")).unwrap();
+        let endpoint = format!("'{}:80'", address(&podman, "shop"));
+        let services = format!("services: {{shop: {{endpoints: [{endpoint}]}}}}\n");
+        fs::write(folder.join("services.yaml"), services).unwrap();
+        let (network, sidecar) = (format!("--network=container:{name}"), format!("--name={name}-sidecar"));
+        let volume = format!("--volume={}:/etc/outrigger:ro", folder.display());
+        let words = ["run", "--detach", "--pull=never", "--cap-drop=all", "--read-only"];
+        podman.ok(&[&words[..], &[&network, &sidecar, &volume, SIDECAR]].concat());
+    }
+    let [shop, app] = ["shop", "app"].map(|name| Container { runtime: &podman, name });
+    let url = "http://shop.mesh.internal/cgi-bin/who";
+    app.until_answered(url);
+    let (sent, came) = ([("direction", "outbound"), ("service", "shop")], [("direction", "inbound")]);
+    let before = (app.counted(&sent), shop.counted(&came));
+    // The workload sees its own address: its sidecar asks it.
+    let said = app.curl(url).expect_ok(url).out;
+    assert!(said.contains(&address(&podman, "shop").to_string()), "{said}");
+    assert_eq!((app.counted(&sent), shop.counted(&came)), (before.0 + 1.0, before.1 + 1.0));
+    podman.ok(&["rm", "--force", "--time=0", "app-sidecar", "shop-sidecar"]);
     podman.ok(&["rm", "--force", "--time=0", "--all"]);
     lab.net(&["status"]).expect_ok("in order");
 }
