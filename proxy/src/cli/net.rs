@@ -28,7 +28,7 @@ pub struct NetCommand {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show what `apply` would change; change nothing.
-    Plan(ApplyArgs),
+    Plan(PlanArgs),
     /// Make the network as the file says, all or nothing.
     Apply(ApplyArgs),
     Run(run::RunArgs),
@@ -54,7 +54,7 @@ struct Common {
 }
 
 #[derive(Debug, Args)]
-struct ApplyArgs {
+struct PlanArgs {
     /// The network file (YAML).
     file: PathBuf,
     /// This workload of the file alone; all others stay as they are.
@@ -71,10 +71,34 @@ struct ApplyArgs {
 }
 
 #[derive(Debug, Args)]
+struct ApplyArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    drain: Drain,
+}
+
+#[derive(Debug, Args)]
+struct Drain {
+    /// Where a capture goes: how long the connections by it may take to end. New ones go past the sidecar meanwhile, and
+    /// other runs wait.
+    #[arg(long = "drain", value_name = "SECONDS", default_value_t = 0)]
+    seconds: u64,
+}
+
+impl Drain {
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+#[derive(Debug, Args)]
 struct UndoArgs {
     /// This workload alone.
     #[arg(long, value_name = "ID")]
     workload: Option<String>,
+    #[command(flatten)]
+    drain: Drain,
     #[command(flatten)]
     common: Common,
 }
@@ -93,7 +117,7 @@ pub fn run(command: NetCommand) -> ExitCode {
         }
         Verb::Run(args) => return run::run(&args),
         Verb::Plan(args) => (args.common.json, plan(&args)),
-        Verb::Apply(args) => (args.common.json, apply(&args)),
+        Verb::Apply(args) => (args.plan.common.json, apply(&args)),
         Verb::Status(args) => (args.json, status(&args)),
         Verb::Undo(args) => (args.common.json, undo(&args)),
     };
@@ -113,7 +137,7 @@ fn say(text: &str, is_good: bool) -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn plan(args: &ApplyArgs) -> Result<Answer, Vec<String>> {
+fn plan(args: &PlanArgs) -> Result<Answer, Vec<String>> {
     let ask = ask(args)?;
     let store = Store::to_read(&args.common.state);
     let done = block_on(async { net::plan_for(&store, ask, args.collect).await })?;
@@ -121,10 +145,11 @@ fn plan(args: &ApplyArgs) -> Result<Answer, Vec<String>> {
 }
 
 fn apply(args: &ApplyArgs) -> Result<Answer, Vec<String>> {
+    let ApplyArgs { plan: args, drain } = args;
     let ask = ask(args)?;
     let done = block_on(async {
         let store = locked(&args.common).await?;
-        net::apply(&store, ask, args.collect).await
+        net::apply(&store, ask, args.collect, drain.time()).await
     })?;
     Ok(Answer { text: show::done(&done, args.rules), json: show::as_json(&done), is_good: true })
 }
@@ -133,7 +158,7 @@ fn undo(args: &UndoArgs) -> Result<Answer, Vec<String>> {
     let ask = args.workload.clone().map_or(Ask::Nothing, Ask::Without);
     let done = block_on(async {
         let store = locked(&args.common).await?;
-        net::apply(&store, ask, false).await
+        net::apply(&store, ask, false, args.drain.time()).await
     })?;
     Ok(Answer { text: show::done(&done, false), json: show::as_json(&done), is_good: true })
 }
@@ -148,7 +173,7 @@ async fn locked(common: &Common) -> Result<Store, NetError> {
     Ok(Store::to_write(&common.state, Duration::from_secs(common.wait)).await?)
 }
 
-fn ask(args: &ApplyArgs) -> Result<Ask, Vec<String>> {
+fn ask(args: &PlanArgs) -> Result<Ask, Vec<String>> {
     let shown = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     let settings: Settings = settings::load(&args.file).map_err(shown)?;
     Ok(match &args.workload {

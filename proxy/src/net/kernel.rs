@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::firewall::Table;
+use super::firewall::capture;
 use super::firewall::kernel::{Found, Netfilter};
 use super::firewall::publish::LOOPBACK_ADDRESS;
 use super::item::{Change, Item, Place};
@@ -16,6 +18,8 @@ use super::namespace::Namespace;
 use super::observe::View;
 
 const SYSCTLS: &str = "/proc/sys";
+/// Whether captured connections are left is looked at so often.
+const DRAINED_LOOK: Duration = Duration::from_millis(100);
 
 /// One namespace, with a socket of each kind that was opened in it.
 #[derive(Debug)]
@@ -36,8 +40,14 @@ pub struct Kernels {
 pub enum Parting {
     /// Until the kernel has forgotten all about it.
     Whole,
-    /// Until it is gone from both namespaces: for a process that ends soon (see `links::part_with`).
-    Brief,
+    /// Until it is gone from both namespaces: for a process that ends soon (see `links::part_with`). A capture goes when
+    /// no connection by it is left, or after this time.
+    Brief { drain: Duration },
+}
+
+impl Parting {
+    /// Nothing is waited for.
+    pub const AT_ONCE: Self = Self::Brief { drain: Duration::ZERO };
 }
 
 impl Kernels {
@@ -110,7 +120,14 @@ impl Kernels {
         };
         match (&change.from, &change.to) {
             (_, Some(Item::Table(table))) => kernel.table(seen, change.from.as_ref(), Some(table)),
-            (Some(Item::Table(_)), None) => kernel.table(seen, change.from.as_ref(), None),
+            (Some(Item::Table(_)), None) => {
+                if let (Parting::Brief { drain }, Place::Inside(_)) = (parting, &change.place)
+                    && !drain.is_zero()
+                {
+                    kernel.drain(drain).await?;
+                }
+                kernel.table(seen, change.from.as_ref(), None)
+            }
             (from, Some(to)) => self.make(kernel, from.as_ref(), to).await,
             (Some(from), None) => kernel.remove(from, parting).await,
             (None, None) => Ok(()),
@@ -223,7 +240,7 @@ impl Kernel {
     }
 
     async fn remove_link(&self, name: &str, parting: Parting) -> io::Result<()> {
-        if parting == Parting::Brief
+        if parting != Parting::Whole
             && let Ok(index) = self.links.index(name).await
             && self.namespace.enter(|| part_with(index)).is_ok()
         {
@@ -246,6 +263,16 @@ impl Kernel {
         }
         let (vni, port, local, mac, mtu) = (*vni, *port, *local, *mac, *mtu);
         self.links.add_tunnel(&Tunnel { name, vni, port, local, below, mac, mtu }).await
+    }
+
+    /// What begins from now on goes past the sidecar; what it carries has this long to end.
+    async fn drain(&self, at_most: Duration) -> io::Result<()> {
+        self.netfilter.replace(Some(&capture::draining())).map_err(lacking)?;
+        let end = Instant::now() + at_most;
+        while Instant::now() < end && self.netfilter.has_captured()? {
+            tokio::time::sleep(DRAINED_LOOK).await;
+        }
+        Ok(())
     }
 
     /// The table first, then the flows that were decided under the other one.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use super::NetError;
 use super::ipam::{self, Lease, Wish};
@@ -63,19 +64,19 @@ pub async fn plan(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetErr
 }
 
 /// Does it, all or nothing, for a process that ends soon. With `collect`, workloads whose namespace is gone are
-/// forgotten first.
-pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetError> {
+/// forgotten first. A capture that goes is waited for up to `drain`, until the connections by it have ended.
+pub async fn apply(store: &Store, ask: Ask, collect: bool, drain: Duration) -> Result<Done, NetError> {
     let mut record = store.load(own()?.number())?;
     let gone = if collect { Host::open().await?.gone(&record) } else { Vec::new() };
     let mut changes = Vec::new();
     // In a step of their own: only then are their addresses free.
     for workload in &gone {
         let prepared = prepare(&record, &Ask::Without(workload.clone())).await?;
-        carry_out(store, &record, &prepared, Parting::Brief).await?;
+        carry_out(store, &record, &prepared, Parting::AT_ONCE).await?;
         changes.extend(prepared.plan.changes);
         record = prepared.next;
     }
-    let mut done = apply_to(store, &record, &without(ask, &gone)).await?;
+    let mut done = apply_by(store, &record, &without(ask, &gone), Parting::Brief { drain }).await?;
     changes.append(&mut done.changes);
     let unreleased = overlay::release(&record, &done.record).await;
     Ok(Done { changes, gone, unreleased, ..done })
@@ -83,8 +84,12 @@ pub async fn apply(store: &Store, ask: Ask, collect: bool) -> Result<Done, NetEr
 
 /// The same from a record that was loaded under the lock that is still held.
 pub async fn apply_to(store: &Store, record: &Record, ask: &Ask) -> Result<Done, NetError> {
+    apply_by(store, record, ask, Parting::AT_ONCE).await
+}
+
+async fn apply_by(store: &Store, record: &Record, ask: &Ask, parting: Parting) -> Result<Done, NetError> {
     let prepared = prepare(record, ask).await?;
-    carry_out(store, record, &prepared, Parting::Brief).await?;
+    carry_out(store, record, &prepared, parting).await?;
     Ok(done(&prepared, Vec::new()))
 }
 

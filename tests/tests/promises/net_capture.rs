@@ -2,11 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 use outrigger_tests::netlab::{Lab, OUTSIDE6, ask, ask_udp, ip, serve, serve_udp};
 use outrigger_tests::netns::Host;
+use outrigger_tests::netrun::has_table;
 use outrigger_tests::program::say;
+use outrigger_tests::wait;
 
 const SIDECAR: u32 = 1337;
 
@@ -221,6 +224,53 @@ fn connections_outlive_a_new_table() {
     lab.apply(&file(&a, "except_outbound: {ports: ['99']}"));
     echo(b"repaired");
     lab.net(&["status"]).expect_ok("status");
+}
+
+/// Listens as a sidecar would, in either mode.
+fn listen(host: &Host, port: u16) -> TcpListener {
+    host.enter(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.set_ip_transparent_v4(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
+        socket.listen(8).unwrap();
+        socket.into()
+    })
+}
+
+#[test]
+fn a_capture_goes_when_what_it_carries_has_ended() {
+    let Some(mut lab) = Lab::new() else { return };
+    serve(&lab.outside, 80);
+    for mode in ["redirect", "tproxy"] {
+        let a = lab.workload(mode);
+        lab.apply(&file(&a, &format!("mode: {mode}")));
+        let (out, into) = (listen(&a, 15001), listen(&a, 15006));
+        let outside: [IpAddr; 2] = [lab.outside.address.into(), OUTSIDE6.parse().unwrap()];
+        let mut open = Vec::new();
+        for (outside, is_ipv4) in outside.into_iter().zip([true, false]) {
+            let dial = |from: &Host, to: IpAddr| from.enter(|| TcpStream::connect((to, 80)).unwrap());
+            open.push((dial(&a, outside), out.accept().unwrap().0));
+            open.push((dial(&lab.node, lab.address("a", is_ipv4)), into.accept().unwrap().0));
+        }
+        let mut undo = lab.command(&["undo", "--drain", "60"]).stdout(Stdio::piped()).spawn().unwrap();
+        for outside in outside {
+            let passes = || ask(&a, outside, 80).is_some_and(|said| !said.contains("captured"));
+            wait::until_true("what is new to go past the sidecar", passes);
+        }
+        for (client, server) in &mut open {
+            let mut byte = [0];
+            client.write_all(b"?").unwrap();
+            server.read_exact(&mut byte).unwrap();
+            server.write_all(b"!").unwrap();
+            client.read_exact(&mut byte).unwrap();
+            assert_eq!(&byte, b"!", "{mode}");
+        }
+        assert!(undo.try_wait().unwrap().is_none(), "{mode}: it waits");
+        // With what was asked a moment too early, and nobody has taken.
+        drop((open, out, into));
+        let ended = wait::until("undo to end", || undo.try_wait().unwrap());
+        assert!(ended.success() && !has_table(&a), "{mode}");
+    }
 }
 
 /// What we send by netlink is what `nft` makes of the same text.

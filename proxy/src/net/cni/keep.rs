@@ -1,6 +1,7 @@
 //! What follows ADD: DEL, CHECK and GC for what was attached, STATUS for what would be.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -100,7 +101,7 @@ pub(super) async fn collect(request: &Request) -> Result<(), Refusal> {
     let known = record.settings.workloads.keys().filter(|id| is_attached(id) && id.starts_with(&ids));
     let mut failed = Vec::new();
     for stale in known.filter(|id| !valid.contains(*id)) {
-        if let Err(error) = net::apply(&store, Ask::Without(stale.clone()), false).await {
+        if let Err(error) = net::apply(&store, Ask::Without(stale.clone()), false, Duration::ZERO).await {
             failed.push(format!("{stale}: {error}"));
         }
     }
@@ -114,7 +115,7 @@ pub(super) async fn collect(request: &Request) -> Result<(), Refusal> {
 pub(super) async fn forget_gone(store: &Store) -> Result<bool, Refusal> {
     let gone: Vec<String> = net::gone(store).await?.into_iter().filter(|id| is_attached(id)).collect();
     for id in &gone {
-        net::apply(store, Ask::Without(id.clone()), false).await?;
+        net::apply(store, Ask::Without(id.clone()), false, Duration::ZERO).await?;
     }
     Ok(!gone.is_empty())
 }

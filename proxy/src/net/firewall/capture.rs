@@ -30,6 +30,11 @@ pub fn table(capture: &Capture) -> Table {
     Table { name: TABLE.into(), sets: Vec::new(), chains, forget }
 }
 
+/// In the place of a table whose capture ends: what it has decided goes on, and nothing else is captured.
+pub fn draining() -> Table {
+    Table { name: TABLE.into(), ..anchor(true) }
+}
+
 /// A table that decides nothing: a chain and a rule that need translation and connection tracking. In a workload's
 /// namespace, captured flows keep their way, too.
 pub(super) fn anchor(in_workload: bool) -> Table {
