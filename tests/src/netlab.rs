@@ -118,9 +118,12 @@ impl Lab {
 
     /// Waits until the kernel has made up its mind about IPv6 addresses of its own.
     pub fn settle(&self, host: &Host) {
-        wait::until_true("no address to be tentative", || {
-            !ip(host, &["-6", "address"]).contains("tentative")
+        let mut said = String::new();
+        let is_settled = wait::at_most(wait::WAIT_MAX, || {
+            said = ip(host, &["-6", "address"]);
+            (!said.contains("tentative")).then_some(())
         });
+        assert!(is_settled.is_some(), "an address stays tentative: {said}");
     }
 }
 
