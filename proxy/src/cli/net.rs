@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -17,6 +18,11 @@ mod show;
 
 /// Nobody holds the lock for longer than it takes to make a few hundred links.
 const WAIT_SECONDS: u64 = 30;
+
+/// A time that somebody may wait for: a day at most.
+fn seconds() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=24 * 60 * 60)
+}
 
 /// Put workloads on the network of this host, and lead their traffic into sidecars.
 #[derive(Debug, Args)]
@@ -49,7 +55,7 @@ struct Common {
     #[arg(long)]
     json: bool,
     /// How long to wait for another run to end.
-    #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS)]
+    #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS, value_parser = seconds())]
     wait: u64,
 }
 
@@ -80,9 +86,9 @@ struct ApplyArgs {
 
 #[derive(Debug, Args)]
 struct Drain {
-    /// Where a capture goes: how long the connections by it may take to end. New ones go past the sidecar meanwhile, and
-    /// other runs wait.
-    #[arg(long = "drain", value_name = "SECONDS", default_value_t = 0)]
+    /// Where a capture goes: how long the connections by it may take to end, of one workload after the other. New ones go
+    /// past the sidecar meanwhile, and other runs wait.
+    #[arg(long = "drain", value_name = "SECONDS", default_value_t = 0, value_parser = seconds())]
     seconds: u64,
 }
 

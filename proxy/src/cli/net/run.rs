@@ -30,7 +30,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FOLDER", default_value = net::STATE)]
     state: PathBuf,
     /// How long to wait for another run to end.
-    #[arg(long, value_name = "SECONDS", default_value_t = super::WAIT_SECONDS)]
+    #[arg(long, value_name = "SECONDS", default_value_t = super::WAIT_SECONDS, value_parser = super::seconds())]
     wait: u64,
     /// Where /metrics, /ready and /live are told by HTTP [default: nowhere].
     #[arg(long, value_name = "IP:PORT")]
