@@ -102,18 +102,18 @@ fn a_subnet_that_another_host_has_meanwhile_is_given_up() {
 #[test]
 fn leases_are_renewed_and_end_with_their_host() {
     let Some(mut hosts) = Hosts::new() else { return };
-    let [mut one, two] = two(&mut hosts);
-    let (gone, stays) = (one.key(), two.key());
+    let [one, mut two] = two(&mut hosts);
+    let (stays, gone) = (one.key(), two.key());
     let (_, lease) = hosts.lease_of(&stays).unwrap();
     let subnet = gone.split(['-', '&']).next().unwrap().to_owned();
-    let routed = || ip(&two.host, &["route"]).contains(&subnet);
+    let routed = || ip(&one.host, &["route"]).contains(&subnet);
     assert!(routed(), "{subnet}");
-    one.kill();
-    // It has had the same time as the other one, and nobody renews it.
+    two.kill();
+    // It came later, so an older lease that nobody renewed would have ended before.
     wait::until_true("the dead host's lease to end", || hosts.lease_of(&gone).is_none());
     wait::until_true("its route to go", || !routed());
     assert_eq!(hosts.lease_of(&stays).map(|(_, lease)| lease), Some(lease), "renewed, not leased anew");
-    assert_eq!((lost(&two, "regained"), two.key()), (0.0, stays));
+    assert_eq!((lost(&one, "regained"), one.key()), (0.0, stays));
 }
 
 #[test]
